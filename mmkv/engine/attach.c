@@ -1,0 +1,350 @@
+/* attach.c: coming and going: process slots, who is there, whether the memory can be trusted, fork.
+ *
+ * Attach, detach and recovery hold the attach lock. Writers hold a process slot: a write lock on its byte, through a
+ * description that lives exactly as long as the address space (os_hold_byte). Readers hold a read lock on one byte. The
+ * decision at attach (DESIGN section 5):
+ *   a writer is attached                        -> the memory is live: join
+ *   nobody, clean                               -> the file is whole: trust it
+ *   nobody, dirty, identity matches             -> the page cache is intact: settle what the dead held, check the totals
+ *   anything else                               -> recover to the checkpoint */
+#include <stdlib.h>
+
+#include "engine.h"
+
+bool slot_clean(const mmkv_store *s, int which);
+
+bool slot_alive(mmkv_store *s, uint32_t slot)
+{
+    bool held;
+    if (!slot || slot >= FMT_PROCESSES) return false;
+    if (s->private_) return slot == s->slot; /* nobody else can see these pages */
+    return os_lock_held(s->fd, FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
+}
+
+/* Is a writer other than this handle attached? */
+static int others(mmkv_store *s, bool *there)
+{
+    bool before = false, after = false;
+    uint32_t mine = s->slot_page ? s->slot : FMT_PROCESSES;
+    int rc = mine > 0 ? os_lock_held(s->fd, FMT_LOCK_PROCESS, mine, &before) : 0;
+    if (!rc && mine + 1 < FMT_PROCESSES) rc = os_lock_held(s->fd, FMT_LOCK_PROCESS + mine + 1, FMT_PROCESSES - mine - 1, &after);
+    *there = before || after;
+    return rc;
+}
+
+static bool same_identity(const mmkv_store *s)
+{
+    static const uint8_t none[16];
+    const struct fmt_control *c = control_of(s);
+    const struct identity *i = &s->identity;
+    return memcmp(i->boot_id, none, 16) && !memcmp(c->boot_id, i->boot_id, 16) && c->device == i->device && c->inode == i->inode
+        && c->birth_ns == i->birth_ns && c->generation == i->generation && !c->failed;
+}
+
+static void stamp_identity(mmkv_store *s)
+{
+    struct fmt_control *c = control_of(s);
+    c->device = s->identity.device;
+    c->inode = s->identity.inode;
+    c->birth_ns = s->identity.birth_ns;
+    c->generation = s->identity.generation;
+    kill_fence();
+    memcpy(c->boot_id, s->identity.boot_id, 16);
+}
+
+/* ---- slots ---- */
+
+static void own(mmkv_store *s, uint32_t slot)
+{
+    struct fmt_process *p = process_of(s, slot);
+    s->slot = slot;
+    store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
+    s->me = slot | p->incarnation << 12;
+    store(&p->pid, os_pid());
+    store(&p->start_ns, os_now_ns());
+    kill_fence();
+    store32(&p->state, 1);
+}
+
+/* Everything the dead owner of a slot held or had reserved. */
+static int settle_slot(mmkv_store *s, uint32_t slot)
+{
+    struct fmt_process *p = process_of(s, slot);
+    struct op op;
+    int rc = shard_settle(s, slot);
+    if (rc) return rc;
+    uint32_t allocator = load32(&allocator_of(s)->l.lock);
+    if ((allocator & FMT_LOCK_OWNER) == slot) {
+        if ((rc = pages_lock(s, &op, 0))) return rc;
+        pages_unlock(&op);
+    }
+    uint32_t checkpoint = load32(&control_of(s)->checkpoint_lock);
+    if ((checkpoint & FMT_LOCK_OWNER) == slot)
+        __atomic_compare_exchange_n(&control_of(s)->checkpoint_lock, &checkpoint, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    for (int i = 0; i < 4 && !rc; i++) {
+        if (p->reserved_extent[i] == 1) store(&p->reserved_extent[i], 0);
+        rc = pages_give(s, &p->reserved_extent[i], 0);
+    }
+    if (!rc) store32(&p->state, 0);
+    return rc;
+}
+
+/* Take a slot: first those that say they are free, then those whose owner has died (R32: asking for each is quadratic). */
+static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot)
+{
+    for (int dead = 0; dead < (fork_shares ? 1 : 2); dead++) {
+        for (uint32_t i = 1; i < FMT_PROCESSES; i++) {
+            bool got = false;
+            if ((load32(&process_of(s, i)->state) != 0) != dead) continue;
+            int rc = os_hold_byte(s->fd, FMT_LOCK_PROCESS + i, fork_shares, page, &got);
+            if (rc) return rc;
+            if (!got) continue;
+            *slot = i;
+            return 0;
+        }
+    }
+    return fail(MMKV_IN_USE, 0, "all %u process slots are taken: too many handles are open for writing", FMT_PROCESSES - 1);
+}
+
+/* Nobody is attached: whoever the slots name is dead. */
+static int settle_all(mmkv_store *s)
+{
+    int rc = 0;
+    for (uint32_t i = 1; i < FMT_PROCESSES && !rc; i++)
+        if (process_of(s, i)->state && i != s->slot) rc = settle_slot(s, i);
+    return rc;
+}
+
+/* ---- attach ---- */
+
+static bool control_plausible(mmkv_store *s, uint64_t physical)
+{
+    const struct fmt_control *c = control_of(s);
+    int which = slot_newest(s);
+    uint64_t zones = load(&allocator_of(s)->zone_count);
+    return which >= 0 && c->epoch > c->durable && c->durable == slot_of(s, which)->epoch && c->file_length <= physical
+        && c->file_length >= s->zones_start && zones <= FMT_ZONES && zones_valid(s, zones, c->file_length) == zones;
+}
+
+static int recover_as(mmkv_store *s)
+{
+    s->me = 1 | 1u << 12; /* alone, under the attach lock: any owner will do */
+    s->slot = 1;
+    int rc = recover(s);
+    s->me = 0;
+    s->slot = 0;
+    return rc;
+}
+
+/* Nobody else is attached: make the volatile state one that can be used. */
+static int prepare_alone(mmkv_store *s, uint64_t physical)
+{
+    int which = slot_newest(s), rc;
+    if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
+    if (physical < slot_of(s, which)->file_length)
+        return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
+                    (unsigned long long)physical, (unsigned long long)slot_of(s, which)->file_length);
+    bool clean = slot_clean(s, which);
+    if ((clean || same_identity(s)) && control_plausible(s, physical)) {
+        bool good = clean;
+        if (clean) {
+            memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+            control_of(s)->clean = 1;
+            control_of(s)->failed = 0;
+            control_of(s)->checkpoint_lock = 0;
+        } else {
+            s->me = 1 | 1u << 12; /* only for the time of settling; slot 0 is nobody's, so that slot 1 is settled too */
+            s->slot = 0;
+            if (!(rc = settle_all(s))) rc = check_totals(s, &good);
+            s->me = 0;
+            if (rc && rc != MMKV_CORRUPT) return rc;
+        }
+        if (good) return 0;
+    }
+    return recover_as(s);
+}
+
+static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
+{
+    int rc;
+    bool readers = false;
+    if (alone) {
+        int which = slot_newest(s);
+        bool whole = which >= 0 && (slot_clean(s, which) || same_identity(s));
+        if (!whole && !(rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers)) && readers)
+            return fail(MMKV_IN_USE, 0, "the store needs recovery, which has to wait until its read-only openers have left");
+        if ((rc = prepare_alone(s, physical))) return rc;
+    }
+    uint32_t slot;
+    if ((rc = take_slot(s, false, &s->slot_page, &slot))) return rc;
+    if (process_of(s, slot)->state) { /* its owner died: settle with the slot as ours, so that nobody else does */
+        s->slot = slot;
+        s->me = slot | ((process_of(s, slot)->incarnation + 1) & 0x7ffff) << 12;
+        if ((rc = settle_slot(s, slot))) return rc;
+    }
+    own(s, slot);
+    store(&control_of(s)->attach_count, control_of(s)->attach_count + 1);
+    stamp_identity(s);
+    return 0;
+}
+
+static int attach_private(mmkv_store *s, bool alone, uint64_t physical)
+{
+    void *page;
+    if (!alone) return fail(MMKV_IN_USE, 0, "a private copy (mode \"p\") needs that nobody has the store open for writing");
+    int rc = os_map_page(s->fd, FMT_CONTROL_AT, &page);
+    if (rc) return rc;
+    s->shared_control = (const struct fmt_control *)(const void *)((uint8_t *)page + FMT_CONTROL_AT % os_map_page_size());
+    s->attach_seen = load_acquire(&s->shared_control->attach_count);
+    if ((rc = prepare_alone(s, physical))) return rc;
+    memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+    own(s, 1);
+    return 0;
+}
+
+static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
+{
+    bool got;
+    int which = slot_newest(s);
+    if (alone) {
+        if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
+        if (!slot_clean(s, which) && !same_identity(s))
+            return fail(MMKV_NEEDS_RECOVERY, 0, "the store was not closed cleanly and needs recovery, for which it must be opened "
+                        "with mode \"w\"; mode \"p\" opens it without touching the file");
+        if (!control_plausible(s, physical)) return fail(MMKV_CORRUPT, FMT_CONTROL_AT, "the control area is damaged or the file was truncated");
+    }
+    int rc = os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, true, &got);
+    return rc;
+}
+
+/* s->fd is open and the superblock has been checked. */
+int attach(mmkv_store *s, int mode, bool any_file_system)
+{
+    char name[64];
+    bool got, there = false;
+    uint64_t physical;
+    int rc = os_identity(s->fd, &s->identity);
+    if (rc) return rc;
+    if (!any_file_system && !os_file_system_is_local(s->fd, name, sizeof name))
+        return fail(MMKV_INVALID, 0, "the file system (%s) is not known to share mapped files coherently; "
+                    "set any_file_system to use it at your own risk", name);
+    bool writer = s->writable && !s->private_;
+    if ((rc = os_lock(s->fd, FMT_LOCK_ATTACH, 1, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
+    if ((rc = os_length(s->fd, &physical))) goto out;
+    if (physical < s->zones_start) {
+        rc = fail(MMKV_CORRUPT, physical, "the file was truncated: it has only %llu bytes", (unsigned long long)physical);
+        goto out;
+    }
+    if ((rc = map_open(s, s->zones_start)) || (rc = others(s, &there))) goto out;
+    if (there && control_of(s)->file_length > physical) {
+        rc = fail(MMKV_CORRUPT, physical, "the file was truncated while in use");
+        goto out;
+    }
+    rc = mode == MMKV_MODE_PRIVATE ? attach_private(s, !there, physical)
+       : writer ? attach_writer(s, !there, physical) : attach_reader(s, !there, physical);
+out:;
+    int keep = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    return rc ? rc : keep;
+}
+
+/* ---- detach ---- */
+
+int detach(mmkv_store *s, int with_checkpoint)
+{
+    bool got, there = false;
+    uint64_t epoch;
+    int rc = 0, rc2;
+    if (!s->writable || s->private_ || !s->slot_page) return 0;
+    if (with_checkpoint) rc = checkpoint(s, mmkv_epoch(s), &epoch);
+    /* Marking clean needs that nobody comes or writes meanwhile. */
+    if (!(rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got))) {
+        if (with_checkpoint && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
+            rc = checkpoint(s, mmkv_epoch(s), &epoch); /* of what others wrote since, if they did */
+            if (!rc) rc = checkpoint_mark_clean(s);
+        }
+        store32(&process_of(s, s->slot)->state, 0);
+    }
+    os_release_byte(s->slot_page);
+    s->slot_page = NULL;
+    if (!rc2) rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    return rc ? rc : rc2;
+}
+
+/* ---- fork ---- */
+
+/* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
+ * whatever the child may become (user, root, name), through a page that the child inherits (R5). */
+static mmkv_store *handles;
+static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&handles_mutex);
+    for (mmkv_store *s = handles; s; s = s->next) {
+        pthread_mutex_lock(&s->map_mutex);
+        s->fork_page = NULL;
+        if (!s->slot_page) continue;
+        s->fork_failed = take_slot(s, true, &s->fork_page, &s->fork_slot) != 0;
+        if (!s->fork_failed) {
+            struct fmt_process *p = process_of(s, s->fork_slot);
+            store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
+            s->fork_me = s->fork_slot | p->incarnation << 12;
+            kill_fence();
+            store32(&p->state, 1);
+        }
+    }
+}
+
+static void after_fork_in_parent(void)
+{
+    for (mmkv_store *s = handles; s; s = s->next) {
+        if (s->fork_page) os_release_byte(s->fork_page); /* the child's own mapping keeps the lock */
+        s->fork_page = NULL;
+        pthread_mutex_unlock(&s->map_mutex);
+    }
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+static void after_fork_in_child(void)
+{
+    for (mmkv_store *s = handles; s; s = s->next) {
+        if (s->slot_page) {
+            s->slot_page = s->fork_page; /* the parent's page was not inherited */
+            if (s->fork_failed) {
+                s->writable = false; /* no slot: what it wrote could not be settled if it died */
+            } else {
+                os_hold_in_child(s->slot_page);
+                s->slot = s->fork_slot;
+                s->me = s->fork_me;
+                store(&process_of(s, s->slot)->pid, os_pid());
+                store(&process_of(s, s->slot)->start_ns, os_now_ns());
+            }
+        }
+        s->fork_page = NULL;
+        pthread_mutex_init(&s->map_mutex, NULL);
+    }
+    pthread_mutex_init(&handles_mutex, NULL);
+}
+
+static void install(void)
+{
+    os_at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+void handle_register(mmkv_store *s)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install);
+    pthread_mutex_lock(&handles_mutex);
+    s->next = handles;
+    handles = s;
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+void handle_forget(mmkv_store *s)
+{
+    pthread_mutex_lock(&handles_mutex);
+    for (mmkv_store **p = &handles; *p; p = &(*p)->next)
+        if (*p == s) { *p = s->next; break; }
+    pthread_mutex_unlock(&handles_mutex);
+}

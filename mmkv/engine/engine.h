@@ -1,0 +1,339 @@
+/* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
+ *
+ * Layers, each knowing only those below: store.c attach.c | check.c recover.c checkpoint.c | shard.c | index.c heap.c |
+ * pages.c | lock.c | map.c | os.c. */
+#ifndef MMKV_ENGINE_H
+#define MMKV_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "format.h"
+#include "mmkv.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+enum {
+    COPY_MAX_UNDER_LOCK = 32768, /* bytes; longer copies happen with no lock held (DESIGN section 3, R27) */
+    READ_TRIES = 64,             /* optimistic reads before the lock is taken */
+    LOCK_NAP_MS = 50             /* a waiter asks this often whether the owner is alive */
+};
+
+/* The identity to which the volatile state belongs (DESIGN section 5). */
+struct identity {
+    uint8_t boot_id[16];
+    uint64_t device, inode, birth_ns, generation;
+};
+
+struct mmkv_store {
+    /* Read by every operation. `mapped` is published after `base` (release) and read before it (acquire): a stale base
+     * stays valid up to every length it was ever mapped to, since old reservations are kept until close. */
+    _Atomic(uint8_t *) base;
+    _Atomic uint64_t mapped;
+    uint64_t seed;
+    uint32_t shard_bits, shard_count;
+    uint32_t me;                 /* lock word of this handle: slot | incarnation << 12 */
+    int mode;
+    bool writable;               /* stores go somewhere: the file, or this process's private pages */
+    bool private_;               /* mode "p" */
+    uint64_t max_size;
+    uint32_t lock_timeout_ms;
+    /* Rarely used. */
+    int fd;                      /* holds no lock except, for read-only openers, the one on the reader byte */
+    uint32_t slot;
+    void *slot_page;             /* the mapping that keeps the slot's lock */
+    const struct fmt_control *shared_control; /* mode "p": the original's, to notice writers */
+    uint64_t attach_seen;
+    uint64_t zones_start;
+    pthread_mutex_t map_mutex;
+    struct reservation { uint8_t *base; uint64_t length; } reservations[24];
+    uint32_t reservation_count;
+    struct identity identity;
+    mmkv_progress progress;
+    void *progress_context;
+    struct mmkv_store *next;     /* all handles of this process, for fork */
+    int fork_fd;                 /* prepared for the child while fork is under way */
+    void *fork_page;
+    uint32_t fork_slot, fork_me;
+    bool fork_failed;
+    char *path;
+};
+
+/* ---- errors (store.c) ---- */
+int fail(int code, uint64_t offset, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int fail_os(const char *what);                       /* code MMKV_OS, or MMKV_FULL for ENOSPC, EDQUOT, EFBIG */
+void fail_pid(uint64_t pid);
+extern mmkv_hash_function engine_hash;
+
+/* ---- os.c: the only system calls ---- */
+int os_open(const char *path, bool write, int *fd);                      /* never follows a symbolic link */
+int os_create(const char *path, uint32_t permissions, int *fd);          /* a nameless file beside `path` */
+int os_publish(int fd, const char *path, bool replace, bool *exists);    /* give it its name, make the name durable */
+int os_reopen(int fd, bool write, int *again);                           /* another description of the same file */
+void os_close(int fd);
+int os_length(int fd, uint64_t *length);
+int os_set_length(int fd, uint64_t length);
+int os_read(int fd, void *buffer, size_t length, uint64_t offset, size_t *got);
+int os_write(int fd, const void *buffer, size_t length, uint64_t offset);
+int os_allocate(int fd, uint64_t offset, uint64_t length);
+int os_punch(int fd, uint64_t offset, uint64_t length);
+int os_no_copy_on_write(int fd);
+bool os_file_system_is_local(int fd, char *name, size_t capacity);
+int os_identity(int fd, struct identity *identity);
+int os_reserve(uint64_t length, uint8_t **base);
+int os_map(uint8_t *at, uint64_t length, int fd, uint64_t offset, bool write, bool private_);
+int os_map_anonymous(uint8_t *at, uint64_t length);
+int os_map_page(int fd, uint64_t offset, void **page);
+void os_unmap(void *at, uint64_t length);
+int os_flush(const void *at, uint64_t length);
+int os_flush_file_start(int fd, uint64_t offset, uint64_t length);
+int os_flush_file(int fd);
+enum os_lock { OS_UNLOCK, OS_LOCK_READ, OS_LOCK_WRITE };
+int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool wait, bool *got);
+int os_lock_held(int fd, uint64_t offset, uint64_t length, bool *held);  /* by another description */
+int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *got);
+void os_release_byte(void *page);
+void os_hold_in_child(void *page);
+int os_wait(const uint32_t *word, uint32_t value, uint32_t milliseconds); /* 0, or MMKV_INTERRUPTED */
+void os_wake(uint32_t *word, int count);
+uint64_t os_now_ms(void);
+uint64_t os_now_ns(void);
+uint64_t os_pid(void);
+int os_random(void *buffer, size_t length);
+void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+uint64_t os_map_page_size(void);
+
+/* ---- map.c: from offset to pointer ---- */
+int map_open(mmkv_store *s, uint64_t length);
+void map_close(mmkv_store *s);
+int map_more(mmkv_store *s, uint64_t length);
+uint64_t offset_of(const mmkv_store *s, const void *p); /* the way back */
+
+/* The one way from an offset to a pointer: NULL when [offset, offset + length) is not in the file. */
+static inline void *at(mmkv_store *s, uint64_t offset, uint64_t length)
+{
+    uint64_t mapped = atomic_load_explicit(&s->mapped, memory_order_acquire);
+    if (unlikely(offset > mapped || length > mapped - offset)) {
+        if (map_more(s, offset + length)) return NULL;
+        mapped = atomic_load_explicit(&s->mapped, memory_order_acquire);
+        if (offset > mapped || length > mapped - offset) return NULL;
+    }
+    return atomic_load_explicit(&s->base, memory_order_relaxed) + offset;
+}
+/* The fixed areas are mapped from the start. */
+static inline uint8_t *base_of(const mmkv_store *s) { return atomic_load_explicit(&s->base, memory_order_relaxed); }
+static inline struct fmt_superblock *superblock_of(const mmkv_store *s) { return (void *)base_of(s); }
+static inline struct fmt_control *control_of(const mmkv_store *s) { return (void *)(base_of(s) + FMT_CONTROL_AT); }
+static inline struct fmt_slot *slot_of(const mmkv_store *s, int i)
+{
+    return (void *)(base_of(s) + (i ? FMT_SLOT_B_AT : FMT_SLOT_A_AT));
+}
+static inline struct fmt_process *process_of(const mmkv_store *s, uint32_t i)
+{
+    return (struct fmt_process *)(void *)(base_of(s) + FMT_PROCESSES_AT) + i;
+}
+static inline struct fmt_allocator *allocator_of(const mmkv_store *s) { return (void *)(base_of(s) + FMT_ALLOCATOR_AT); }
+static inline uint64_t shard_at(uint32_t i) { return FMT_SHARDS_AT + (uint64_t)i * sizeof(struct fmt_shard); }
+static inline struct fmt_shard *shard_of(const mmkv_store *s, uint32_t i) { return (void *)(base_of(s) + shard_at(i)); }
+static inline struct fmt_zone *zone_of(const mmkv_store *s, uint64_t i)
+{
+    return (struct fmt_zone *)(void *)(base_of(s) + FMT_ZONES_AT) + i;
+}
+static inline struct fmt_zone_state *zone_state_of(const mmkv_store *s, uint64_t i)
+{
+    return (struct fmt_zone_state *)(void *)(base_of(s) + FMT_ZONE_STATES_AT) + i;
+}
+
+/* ---- atomics: the one idiom for words in the map. All shared words are aligned. ---- */
+static inline uint64_t load(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint64_t load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint32_t load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline void store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline void store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+/* What a SIGKILL leaves is what the program stored, in order: the compiler's order is all that needs keeping. */
+static inline void kill_fence(void) { atomic_signal_fence(memory_order_seq_cst); }
+
+/* ---- lock.c: lock word, undo log, version ---- */
+/* An operation on a locked shard or on the allocator. */
+struct op {
+    mmkv_store *s;
+    uint8_t *base;               /* what pointers usually derive from, and how far it was mapped */
+    uint64_t limit;
+    struct fmt_lockable *l;
+    struct fmt_log *log;
+    struct fmt_shard *sh;        /* NULL: the allocator */
+    uint64_t n;                  /* entries in the log */
+    uint64_t epoch;              /* read once, after the lock was taken */
+    uint32_t shard;
+    unsigned flags;
+};
+int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, bool *died);
+void unlock_word(mmkv_store *s, uint32_t *word);
+void op_rollback(struct op *op);
+/* Before the first store of an operation: readers now wait for op_commit (pairs with read_begin). */
+static inline void op_open(struct op *op, mmkv_store *s, struct fmt_lockable *l, struct fmt_log *log, unsigned flags)
+{
+    op->s = s;
+    op->limit = atomic_load_explicit(&s->mapped, memory_order_acquire);
+    op->base = base_of(s);
+    op->l = l;
+    op->log = log;
+    op->flags = flags;
+}
+static inline void op_begin(struct op *op)
+{
+    op->n = 0;
+    store(&op->l->version, op->l->version + 1);
+    atomic_thread_fence(memory_order_release); /* pairs with the acquire fence in read_valid */
+}
+/* The one way to change shared metadata: first the old value into the log, then the count, then the store. */
+static inline void set(struct op *op, uint64_t *word, uint64_t value)
+{
+    struct fmt_log_entry *e = &op->log->entry[op->n];
+    uint64_t offset = (uint64_t)((uint8_t *)word - op->base);
+    if (unlikely(offset >= op->limit)) offset = offset_of(op->s, word);
+    assert(op->n < FMT_LOG_ENTRIES);
+    store(&e->offset, offset);
+    store(&e->old, *word);
+    kill_fence();
+    store(&op->log->count, ++op->n);
+    kill_fence();
+    store(word, value);
+    kill_fence();
+}
+static inline void op_commit(struct op *op)
+{
+    kill_fence();
+    store_release(&op->log->count, 0);
+    kill_fence();
+    store_release(&op->l->version, op->l->version + 1); /* pairs with read_begin */
+}
+/* Optimistic reading: *version must be even, and the same when read_valid looks again. */
+static inline bool read_begin(const struct fmt_lockable *l, uint64_t *version)
+{
+    *version = load_acquire(&l->version);
+    return !(*version & 1);
+}
+static inline bool read_valid(const struct fmt_lockable *l, uint64_t version)
+{
+    atomic_thread_fence(memory_order_acquire);
+    return load(&l->version) == version;
+}
+
+/* ---- pages.c: zones, extents, the page allocator ---- */
+struct zone {                    /* geometry of a zone */
+    uint64_t offset, pages, first; /* `first`: the first page that extents may have */
+    uint64_t *free, *holes;
+    struct fmt_extent *extents;  /* NULL in index zones */
+    uint64_t number;
+    uint32_t kind;
+};
+int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, uint64_t *word, uint64_t *offset,
+               unsigned flags);
+int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags);
+int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
+int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */
+int pages_lock(mmkv_store *s, struct op *op, unsigned flags);
+void pages_unlock(struct op *op);
+int zone_get(mmkv_store *s, uint64_t i, struct zone *zone);
+int zone_find(mmkv_store *s, uint64_t offset, struct zone *zone); /* the zone that holds an offset */
+struct fmt_extent *extent_at(mmkv_store *s, uint64_t offset);    /* descriptor of a heap page, or NULL */
+uint64_t zones_end(mmkv_store *s);
+void zone_format(struct zone *zone);
+uint64_t zones_valid(mmkv_store *s, uint64_t most, uint64_t length); /* how many entries of the table hold */
+void zone_entry_write(mmkv_store *s, uint64_t i, uint64_t offset, uint64_t pages, uint32_t kind);
+uint64_t next_bit(const uint64_t *bits, uint64_t from, uint64_t end, bool value);
+void bits_set(uint64_t *bits, uint64_t from, uint64_t count, bool value);
+static inline bool bit_get(const uint64_t *bits, uint64_t i) { return load(&bits[i >> 6]) >> (i & 63) & 1; }
+static inline uint64_t pages_of(uint64_t bytes) { return (bytes + FMT_PAGE - 1) >> FMT_PAGE_SHIFT; }
+
+/* ---- heap.c: chunks and blocks ---- */
+struct block { uint64_t offset, chunk; uint32_t number; }; /* chunk 0: an extent of its own, `offset` its first byte */
+uint32_t heap_class(uint64_t record_size);           /* FMT_CLASSES: too big for any */
+bool heap_alone(const struct fmt_shard *sh, uint64_t record_size);
+int heap_ready(struct op *op, uint32_t class_);      /* make sure a block can be taken */
+int heap_take(struct op *op, uint32_t class_, struct block *block); /* the next free one; marks it used */
+int heap_locate(mmkv_store *s, uint32_t shard, uint64_t record, struct block *block, struct fmt_epochs **epochs,
+                struct fmt_chunk **chunk);
+int heap_kill(struct op *op, uint64_t record);       /* the record dies in op->epoch */
+int heap_trim(struct op *op);                        /* give empty chunks back */
+struct fmt_chunk *chunk_at(mmkv_store *s, uint64_t offset, uint32_t shard);
+void chunk_format(struct fmt_chunk *chunk, uint32_t shard, uint32_t class_, uint32_t order);
+static inline uint64_t *chunk_bits(struct fmt_chunk *c) { return (uint64_t *)(void *)(c + 1); }
+static inline struct fmt_epochs *chunk_epochs(struct fmt_chunk *c)
+{
+    return (struct fmt_epochs *)(void *)((uint8_t *)c + fmt_chunk_epochs_at(c->blocks));
+}
+/* Two 32-bit fields change as one logged word. */
+static inline uint64_t pair(uint32_t low, uint32_t high) { return low | (uint64_t)high << 32; }
+#define WORD(field) ((uint64_t *)(void *)&(field))
+
+/* ---- index.c ---- */
+struct place {                   /* where an entry is, or would go */
+    uint64_t table;              /* offset; 0: no index yet */
+    uint32_t depth, home, line, slot; /* line 1-60 bucket, 61-63 stash */
+    uint64_t record;             /* offset */
+};
+int index_find(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
+               struct place *place);
+int index_room(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, struct place *place); /* MMKV_FULL: split first */
+int index_split(struct op *op, uint64_t hash);
+int index_merge(struct op *op, uint64_t hash);
+int index_reset(struct op *op);
+void index_insert(struct op *op, uint64_t hash, const struct place *place, uint64_t record);
+void index_replace(struct op *op, uint64_t hash, const struct place *place, uint64_t record);
+void index_remove(struct op *op, uint64_t hash, const struct place *place);
+int index_table(mmkv_store *s, struct fmt_shard *sh, uint32_t bits, uint64_t *table, uint32_t *depth);
+struct fmt_table *table_at(mmkv_store *s, uint64_t offset);
+struct index_item { uint32_t bits, line, slot; uint64_t record; };
+uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_TABLE_ENTRIES]);
+
+/* ---- shard.c ---- */
+int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags);
+void shard_unlock(struct op *op);
+int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
+void shard_roll(struct op *op);                      /* counters: begin op->epoch */
+int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
+bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record, uint64_t *size);
+uint32_t record_checksum(const mmkv_store *s, uint64_t key_hash, const struct fmt_record *r);
+bool record_check(const mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash);
+static inline uint64_t record_value_length(const struct fmt_record *r)
+{
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)r + 4, 8);
+    return word >> 24;
+}
+static inline const uint8_t *record_key(const struct fmt_record *r)
+{
+    return (const uint8_t *)r + FMT_RECORD_HEADER + (r->flags & FMT_RECORD_EXPIRY ? 8 : 0);
+}
+
+/* ---- checkpoint.c ---- */
+int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch);
+int checkpoint_mark_dirty(mmkv_store *s);
+int checkpoint_mark_clean(mmkv_store *s);
+int slot_write(mmkv_store *s, int which, const struct fmt_slot *values);
+bool slot_valid(const mmkv_store *s, int which);
+int slot_newest(const mmkv_store *s);                /* -1: none is valid */
+/* Called before the first lock of every write. */
+static inline int write_ready(mmkv_store *s, unsigned flags)
+{
+    if (unlikely(load32(&control_of(s)->clean))) {
+        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+        return checkpoint_mark_dirty(s);
+    }
+    return 0;
+}
+
+/* ---- recover.c, check.c, attach.c ---- */
+int recover(mmkv_store *s);
+int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
+int attach(mmkv_store *s, int mode, bool any_file_system);
+int detach(mmkv_store *s, int checkpoint);
+bool slot_alive(mmkv_store *s, uint32_t slot);
+
+#endif

@@ -1,0 +1,94 @@
+/* lock.c: the lock word, taking over from the dead, and rollback.
+ *
+ * The word is 0 when free, else owner slot | incarnation << 12 | waiters bit. Steps, and what a SIGKILL after each leaves:
+ *  1. CAS 0 -> me (acquire). Killed: the word names a dead owner; the log is empty; a taker has nothing to roll back.
+ *  2. op_begin, set..., op_commit, any number of times. Killed inside: log.count > 0, the taker restores; version odd,
+ *     the taker makes it even, never smaller (R4).
+ *  3. exchange with 0 (release). Killed before the wake: sleepers wake by themselves within LOCK_NAP_MS. */
+#include "engine.h"
+
+static inline void pause_a_little(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Take a lock word. *died: the previous owner did, and the caller must settle what it left before using anything. */
+int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, bool *died)
+{
+    uint32_t free_ = 0;
+    *died = false;
+    /* acquire: pairs with the release in unlock_word */
+    if (likely(__atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) return 0;
+    for (int spin = 0; spin < 200; spin++) {
+        pause_a_little();
+        free_ = 0;
+        if (!load32(word) && __atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return 0;
+    }
+    if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+    uint64_t start = os_now_ms();
+    for (;;) {
+        uint32_t seen = load32(word);
+        if (!seen) { /* others may be asleep: keep the bit */
+            if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+                return 0;
+            continue;
+        }
+        if (!(seen & FMT_LOCK_WAITERS)) {
+            if (!__atomic_compare_exchange_n(word, &seen, seen | FMT_LOCK_WAITERS, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+                continue;
+            seen |= FMT_LOCK_WAITERS;
+        }
+        uint64_t nap_start = os_now_ms();
+        os_wait(word, seen, LOCK_NAP_MS);
+        uint64_t now = os_now_ms();
+        if (load32(word) != seen) continue; /* somebody moved it: try again before asking anything */
+        uint32_t owner = seen & FMT_LOCK_OWNER;
+        if (now - nap_start >= LOCK_NAP_MS && !slot_alive(s, owner)) {
+            if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+                *died = true;
+                return 0;
+            }
+            continue;
+        }
+        if (now - start >= s->lock_timeout_ms) {
+            uint64_t pid = owner < FMT_PROCESSES ? load(&process_of(s, owner)->pid) : 0;
+            int rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((uint8_t *)word - base_of(s)),
+                          "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
+                          (unsigned long long)pid);
+            fail_pid(pid);
+            return rc;
+        }
+    }
+}
+
+void unlock_word(mmkv_store *s, uint32_t *word)
+{
+    (void)s;
+    /* release: pairs with the acquire in lock_word */
+    if (unlikely(__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS)) os_wake(word, 1);
+}
+
+/* Undo what the log says, last store first; only the end sets count to 0, so that a rollback killed half-way is repeated
+ * from the start. Offsets come from the file and are checked: into the superblock and the slots nothing may be restored.
+ * Then make the version the next even number (R4: it never goes back). */
+void op_rollback(struct op *op)
+{
+    uint64_t count = load(&op->log->count);
+    if (count > FMT_LOG_ENTRIES) count = 0; /* not a log we wrote */
+    if (count && !(op->l->version & 1)) store(&op->l->version, op->l->version + 1);
+    atomic_thread_fence(memory_order_release);
+    for (uint64_t i = count; i-- > 0;) {
+        uint64_t offset = load(&op->log->entry[i].offset), old = load(&op->log->entry[i].old);
+        uint64_t *word = offset % 8 || offset < FMT_CONTROL_AT ? NULL : at(op->s, offset, 8);
+        if (word) store(word, old);
+        kill_fence();
+    }
+    store_release(&op->log->count, 0);
+    kill_fence();
+    if (op->l->version & 1) store_release(&op->l->version, op->l->version + 1);
+}

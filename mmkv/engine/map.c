@@ -1,0 +1,95 @@
+/* map.c: address space and growth.
+ *
+ * A handle reserves address space (1 TiB, halving when refused) and maps the file into it piece by piece, each piece once
+ * and for good: nothing that a reader may follow is ever unmapped before close. When a reservation is used up, a larger
+ * one is made elsewhere, the whole file is mapped there too, and the old one is kept (R30). Two mappings of one shared
+ * page are one page, so that a pointer from either is good. */
+#include "engine.h"
+
+#define RESERVE_FIRST (1ull << 40)
+
+static int reserve(mmkv_store *s, uint64_t least)
+{
+    if (s->reservation_count == sizeof s->reservations / sizeof *s->reservations)
+        return fail(MMKV_NO_MEMORY, 0, "address space used up");
+    uint64_t length = RESERVE_FIRST;
+    while (length < 2 * least) length *= 2;
+    uint8_t *base;
+    while (os_reserve(length, &base)) {
+        if (length / 2 < least) return fail(MMKV_NO_MEMORY, 0, "no address space for %llu bytes", (unsigned long long)least);
+        length /= 2;
+    }
+    s->reservations[s->reservation_count].base = base;
+    s->reservations[s->reservation_count++].length = length;
+    return 0;
+}
+
+/* Map [from, to) of the file; in private mode what lies beyond its end is memory of our own. */
+static int map_piece(mmkv_store *s, uint8_t *base, uint64_t from, uint64_t to)
+{
+    uint64_t length;
+    if (!s->private_) return os_map(base + from, to - from, s->fd, from, s->writable, false);
+    int rc = os_length(s->fd, &length);
+    if (rc) return rc;
+    uint64_t page = os_map_page_size(), end = (length + page - 1) / page * page, middle = end < from ? from : end < to ? end : to;
+    if (middle > from && (rc = os_map(base + from, middle - from, s->fd, from, true, true))) return rc;
+    return to > middle ? os_map_anonymous(base + middle, to - middle) : 0;
+}
+
+int map_open(mmkv_store *s, uint64_t length)
+{
+    int rc = reserve(s, length);
+    if (rc) return rc;
+    uint8_t *base = s->reservations[0].base;
+    if ((rc = map_piece(s, base, 0, length))) return rc;
+    atomic_store_explicit(&s->base, base, memory_order_relaxed);
+    atomic_store_explicit(&s->mapped, length, memory_order_release);
+    return 0;
+}
+
+void map_close(mmkv_store *s)
+{
+    for (uint32_t i = 0; i < s->reservation_count; i++) os_unmap(s->reservations[i].base, s->reservations[i].length);
+    s->reservation_count = 0;
+}
+
+/* Map at least up to `length`, if the file is that long. A position beyond the file is the file's lie or a stale read:
+ * the caller sees that at() still refuses. */
+int map_more(mmkv_store *s, uint64_t length)
+{
+    uint64_t file_length = load_acquire(&control_of(s)->file_length), actual;
+    if (length > file_length || length < FMT_PAGE) return MMKV_CORRUPT;
+    if (!s->private_) {
+        if (os_length(s->fd, &actual) || actual < file_length) return MMKV_CORRUPT;
+    }
+    int rc = 0;
+    pthread_mutex_lock(&s->map_mutex);
+    uint64_t mapped = atomic_load_explicit(&s->mapped, memory_order_relaxed);
+    if (file_length > mapped) {
+        struct reservation *r = &s->reservations[s->reservation_count - 1];
+        if (file_length <= r->length) {
+            rc = map_piece(s, r->base, mapped, file_length);
+        } else if (s->private_) {
+            rc = fail(MMKV_NO_MEMORY, 0, "address space of a private copy used up");
+        } else if (!(rc = reserve(s, file_length))) {
+            r = &s->reservations[s->reservation_count - 1];
+            rc = map_piece(s, r->base, 0, file_length);
+        }
+        if (!rc) {
+            atomic_store_explicit(&s->base, r->base, memory_order_relaxed);
+            atomic_store_explicit(&s->mapped, file_length, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&s->map_mutex);
+    return rc;
+}
+
+uint64_t offset_of(const mmkv_store *s, const void *p)
+{
+    for (uint32_t i = 0; i < s->reservation_count; i++) {
+        uint64_t offset = (uint64_t)((const uint8_t *)p - s->reservations[i].base);
+        if (offset < s->reservations[i].length) return offset;
+    }
+    assert(!"a pointer into the map");
+    return 0;
+}

@@ -1,0 +1,429 @@
+/* os.c: every system call of the engine, and nothing else. Linux. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+/* ---- files ---- */
+
+int os_open(const char *path, bool write, int *fd)
+{
+    /* O_NONBLOCK: a FIFO must not hang us. It means nothing to a regular file. */
+    *fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (*fd < 0) {
+        if (errno == ELOOP) return fail_os("open: the path is a symbolic link, which is not followed");
+        return fail_os("open");
+    }
+    struct stat st;
+    if (fstat(*fd, &st)) { int rc = fail_os("fstat"); os_close(*fd); return rc; }
+    if (!S_ISREG(st.st_mode)) {
+        os_close(*fd);
+        if (S_ISDIR(st.st_mode)) { errno = EISDIR; return fail_os("open"); }
+        return fail(MMKV_NOT_A_STORE, 0, "not a regular file");
+    }
+    return 0;
+}
+
+/* The directory part of a path, for O_TMPFILE and for making a name durable. */
+static int directory_of(const char *path, char **directory)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash) *directory = strdup(".");
+    else *directory = strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    return *directory ? 0 : fail(MMKV_NO_MEMORY, 0, "out of memory");
+}
+
+static int random_name(const char *path, char **name)
+{
+    uint64_t r;
+    size_t length = strlen(path) + 32;
+    if (os_random(&r, sizeof r)) return MMKV_OS;
+    if (!(*name = malloc(length))) return fail(MMKV_NO_MEMORY, 0, "out of memory");
+    snprintf(*name, length, "%s.new-%016llx", path, (unsigned long long)r);
+    return 0;
+}
+
+int os_create(const char *path, uint32_t permissions, int *fd)
+{
+    char *directory;
+    int rc = directory_of(path, &directory);
+    if (rc) return rc;
+    *fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions & 07777);
+    if (*fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+        /* A file system without nameless files: a random name, taken away again at once. */
+        char *name;
+        rc = random_name(path, &name);
+        if (!rc) {
+            *fd = open(name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, permissions & 07777);
+            if (*fd < 0) rc = fail_os("create");
+            else unlink(name);
+            free(name);
+        }
+    } else if (*fd < 0) {
+        rc = fail_os("create");
+    }
+    if (!rc && fchmod(*fd, permissions & 07777)) { rc = fail_os("fchmod"); os_close(*fd); }
+    free(directory);
+    return rc;
+}
+
+static int flush_directory(const char *path)
+{
+    char *directory;
+    int rc = directory_of(path, &directory);
+    if (rc) return rc;
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) rc = errno == EACCES ? 0 : fail_os("open directory"); /* writable but not readable: cannot be flushed */
+    else {
+        if (fsync(fd) && errno != EINVAL && errno != EROFS) rc = fail_os("fsync directory");
+        os_close(fd);
+    }
+    free(directory);
+    return rc;
+}
+
+int os_publish(int fd, const char *path, bool replace, bool *exists)
+{
+    char source[64], *name = NULL;
+    int rc = 0;
+    *exists = false;
+    snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+    if (replace) {
+        if ((rc = random_name(path, &name))) return rc;
+        if (linkat(AT_FDCWD, source, AT_FDCWD, name, AT_SYMLINK_FOLLOW)) rc = fail_os("link");
+        else if (rename(name, path)) { rc = fail_os("rename"); unlink(name); }
+        free(name);
+    } else if (linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) {
+        if (errno == EEXIST) { *exists = true; return 0; }
+        rc = fail_os("link");
+    }
+    return rc ? rc : flush_directory(path);
+}
+
+int os_reopen(int fd, bool write, int *again)
+{
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    *again = open(name, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    return *again < 0 ? fail_os("open again") : 0;
+}
+
+void os_close(int fd)
+{
+    if (fd >= 0) close(fd);
+}
+
+int os_length(int fd, uint64_t *length)
+{
+    struct stat st;
+    if (fstat(fd, &st)) return fail_os("fstat");
+    *length = (uint64_t)st.st_size;
+    return 0;
+}
+
+int os_set_length(int fd, uint64_t length)
+{
+    return ftruncate(fd, (off_t)length) ? fail_os("ftruncate") : 0;
+}
+
+int os_read(int fd, void *buffer, size_t length, uint64_t offset, size_t *got)
+{
+    *got = 0;
+    while (*got < length) {
+        ssize_t n = pread(fd, (char *)buffer + *got, length - *got, (off_t)(offset + *got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_os("read");
+        if (n == 0) break;
+        *got += (size_t)n;
+    }
+    return 0;
+}
+
+int os_write(int fd, const void *buffer, size_t length, uint64_t offset)
+{
+    for (size_t done = 0; done < length;) {
+        ssize_t n = pwrite(fd, (const char *)buffer + done, length - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_os("write");
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+/* fallocate(2) itself: glibc's posix_fallocate leaves the file longer when it fails. Where the file system has none,
+ * zeros are written, which reserves just as well. */
+int os_allocate(int fd, uint64_t offset, uint64_t length)
+{
+    int rc;
+    do rc = fallocate(fd, 0, (off_t)offset, (off_t)length);
+    while (rc && errno == EINTR);
+    if (!rc) return 0;
+    if (errno != EOPNOTSUPP) return fail_os("reserve space");
+    static const char zeros[65536];
+    for (uint64_t done = 0; done < length;) {
+        size_t n = length - done < sizeof zeros ? (size_t)(length - done) : sizeof zeros;
+        if ((rc = os_write(fd, zeros, n, offset + done))) return rc;
+        done += n;
+    }
+    return 0;
+}
+
+int os_punch(int fd, uint64_t offset, uint64_t length)
+{
+    int rc;
+    do rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    while (rc && errno == EINTR);
+    return rc ? fail_os("punch hole") : 0;
+}
+
+/* On btrfs space reserved is space reserved only for files that do not copy on write (R12). Elsewhere: no effect. */
+int os_no_copy_on_write(int fd)
+{
+    int flags;
+    if (!ioctl(fd, FS_IOC_GETFLAGS, &flags) && !(flags & FS_NOCOW_FL)) {
+        struct statfs fs;
+        if (!fstatfs(fd, &fs) && fs.f_type == BTRFS_SUPER_MAGIC) {
+            flags |= FS_NOCOW_FL;
+            if (ioctl(fd, FS_IOC_SETFLAGS, &flags)) return fail_os("set no-copy-on-write");
+        }
+    }
+    return 0;
+}
+
+bool os_file_system_is_local(int fd, char *name, size_t capacity)
+{
+    struct statfs fs;
+    if (fstatfs(fd, &fs)) { snprintf(name, capacity, "unknown"); return false; }
+    switch ((unsigned long)fs.f_type) {
+    case 0xEF53: case 0x58465342: case 0x9123683E: case 0xF2F52010: case 0x01021994: case 0x794C7630: case 0x2FC12FC1:
+        return true; /* ext2-4, xfs, btrfs, f2fs, tmpfs, overlay, zfs */
+    case 0x6969: snprintf(name, capacity, "nfs"); break;
+    case 0xFF534D42: case 0xFE534D42: case 0x517B: snprintf(name, capacity, "smb"); break;
+    case 0x65735546: snprintf(name, capacity, "fuse"); break;
+    case 0x01021997: snprintf(name, capacity, "9p"); break;
+    case 0x6a656a63: snprintf(name, capacity, "virtiofs"); break;
+    default: snprintf(name, capacity, "type 0x%lx", (unsigned long)fs.f_type);
+    }
+    return false;
+}
+
+/* A boot id that is not on procfs itself belongs to a container (R6): then all zero, which matches nothing. */
+static void boot_id(uint8_t id[16])
+{
+    char text[64];
+    size_t got = 0;
+    struct statfs fs;
+    memset(id, 0, 16);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    if (!fstatfs(fd, &fs) && fs.f_type == PROC_SUPER_MAGIC) {
+        ssize_t n = read(fd, text, sizeof text - 1);
+        if (n > 0) got = (size_t)n;
+    }
+    os_close(fd);
+    int digits = 0;
+    for (size_t i = 0; i < got && digits < 32; i++) {
+        int c = text[i], v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (v < 0) continue;
+        id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | v);
+        digits++;
+    }
+    if (digits != 32) memset(id, 0, 16);
+}
+
+int os_identity(int fd, struct identity *identity)
+{
+    struct statx x;
+    memset(identity, 0, sizeof *identity);
+    boot_id(identity->boot_id);
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &x)) return fail_os("statx");
+    identity->device = makedev(x.stx_dev_major, x.stx_dev_minor);
+    identity->inode = x.stx_ino;
+    if (x.stx_mask & STATX_BTIME) identity->birth_ns = (uint64_t)x.stx_btime.tv_sec * 1000000000u + x.stx_btime.tv_nsec;
+    int generation = 0;
+    if (!ioctl(fd, FS_IOC_GETVERSION, &generation)) identity->generation = (uint32_t)generation;
+    return 0;
+}
+
+/* ---- memory ---- */
+
+uint64_t os_map_page_size(void)
+{
+    static uint64_t size;
+    if (!size) size = (uint64_t)sysconf(_SC_PAGESIZE);
+    return size;
+}
+
+int os_reserve(uint64_t length, uint8_t **base)
+{
+    void *p = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return fail_os("reserve address space");
+    *base = p;
+    return 0;
+}
+
+int os_map(uint8_t *address, uint64_t length, int fd, uint64_t offset, bool write, bool private_)
+{
+    void *p = mmap(address, length, write ? PROT_READ | PROT_WRITE : PROT_READ,
+                   (private_ ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED) | MAP_FIXED, fd, (off_t)offset);
+    return p == MAP_FAILED ? fail_os("mmap") : 0;
+}
+
+int os_map_anonymous(uint8_t *address, uint64_t length)
+{
+    void *p = mmap(address, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? fail_os("mmap") : 0;
+}
+
+int os_map_page(int fd, uint64_t offset, void **page)
+{
+    uint64_t start = offset / os_map_page_size() * os_map_page_size();
+    *page = mmap(NULL, os_map_page_size(), PROT_READ, MAP_SHARED, fd, (off_t)start);
+    if (*page == MAP_FAILED) return fail_os("mmap");
+    return 0;
+}
+
+void os_unmap(void *address, uint64_t length)
+{
+    munmap(address, length);
+}
+
+static void whole_pages(const void **address, uint64_t *length)
+{
+    uint64_t page = os_map_page_size(), in = (uintptr_t)*address % page;
+    *address = (const char *)*address - in;
+    *length = (*length + in + page - 1) / page * page;
+}
+
+int os_flush(const void *address, uint64_t length)
+{
+    whole_pages(&address, &length);
+    return msync((void *)(uintptr_t)address, length, MS_SYNC) ? fail_os("msync") : 0;
+}
+
+/* Start write-back without waiting for it. MS_ASYNC has been a no-op since Linux 2.6.19, so the file is asked. */
+int os_flush_file_start(int fd, uint64_t offset, uint64_t length)
+{
+    return sync_file_range(fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE) ? fail_os("start write-back") : 0;
+}
+
+int os_flush_file(int fd)
+{
+    return fsync(fd) ? fail_os("fsync") : 0;
+}
+
+/* ---- advisory locks: of the open file description, not of the process ---- */
+
+int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool wait, bool *got)
+{
+    struct flock f = {
+        .l_type = (short)(kind == OS_UNLOCK ? F_UNLCK : kind == OS_LOCK_READ ? F_RDLCK : F_WRLCK),
+        .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = (off_t)length,
+    };
+    *got = !fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &f);
+    if (*got) return 0;
+    if (!wait && (errno == EAGAIN || errno == EACCES)) return 0;
+    if (errno == EINTR) return fail(MMKV_INTERRUPTED, 0, "interrupted while waiting for a lock");
+    return fail_os("lock");
+}
+
+int os_lock_held(int fd, uint64_t offset, uint64_t length, bool *held)
+{
+    struct flock f = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = (off_t)length };
+    if (fcntl(fd, F_OFD_GETLK, &f)) return fail_os("ask for a lock");
+    *held = f.l_type != F_UNLCK;
+    return 0;
+}
+
+/* Lock a byte for exactly as long as this address space lives (R5): through a description used for nothing else, which a
+ * mapped page keeps alive after its descriptor is closed. fork_shares: the page is for a child about to be forked. */
+int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *got)
+{
+    int own, rc = os_reopen(fd, true, &own);
+    if (rc) return rc;
+    rc = os_lock(own, offset, 1, OS_LOCK_WRITE, false, got);
+    if (!rc && *got) {
+        rc = os_map_page(own, 0, page);
+        if (!rc && !fork_shares && madvise(*page, os_map_page_size(), MADV_DONTFORK)) {
+            rc = fail_os("madvise");
+            os_unmap(*page, os_map_page_size());
+        }
+    }
+    os_close(own);
+    return rc;
+}
+
+void os_release_byte(void *page)
+{
+    os_unmap(page, os_map_page_size());
+}
+
+void os_hold_in_child(void *page)
+{
+    madvise(page, os_map_page_size(), MADV_DONTFORK);
+}
+
+/* ---- waiting, time, chance ---- */
+
+int os_wait(const uint32_t *word, uint32_t value, uint32_t milliseconds)
+{
+    struct timespec t = { .tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000 };
+    if (syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0) && errno == EINTR) return MMKV_INTERRUPTED;
+    return 0;
+}
+
+void os_wake(uint32_t *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+}
+
+uint64_t os_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t os_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t os_pid(void)
+{
+    return (uint64_t)getpid();
+}
+
+int os_random(void *buffer, size_t length)
+{
+    for (size_t got = 0; got < length;) {
+        ssize_t n = getrandom((char *)buffer + got, length - got, 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_os("getrandom");
+        got += (size_t)n;
+    }
+    return 0;
+}
+
+void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+    pthread_atfork(prepare, parent, child);
+}

@@ -1,0 +1,519 @@
+/* pages.c: zones, and the page allocator that hands out extents of them.
+ *
+ * The allocator has lock, version and log like a shard, and comes last in lock order (R24). Every extent it gives out is
+ * written, in the same operation, into a word of the taker (a shard's reserve word, a process slot's reserved_extent);
+ * what a taker hands back it names in a word first (a release word). So an extent always has exactly one owner: whoever
+ * settles a dead shard or slot finds the word and finishes the job.
+ *
+ * A bitmap may have more words than a log has entries, so the bits of the one extent an operation moves are covered by
+ * an intent: while the log is not empty, rollback sets all of the extent's bits back to what they were. */
+#include "engine.h"
+
+enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 8 };
+
+/* ---- bits ---- */
+
+void bits_set(uint64_t *bits, uint64_t from, uint64_t count, bool value)
+{
+    for (uint64_t i = from, end = from + count; i < end;) {
+        uint64_t in = i & 63, n = 64 - in < end - i ? 64 - in : end - i;
+        uint64_t mask = (n == 64 ? ~0ull : (1ull << n) - 1) << in, *word = &bits[i >> 6];
+        store(word, value ? load(word) | mask : load(word) & ~mask);
+        i += n;
+    }
+}
+
+/* The first bit equal to `value` in [from, end), or end. */
+uint64_t next_bit(const uint64_t *bits, uint64_t from, uint64_t end, bool value)
+{
+    for (uint64_t i = from; i < end; i = (i | 63) + 1) {
+        uint64_t w = (value ? load(&bits[i >> 6]) : ~load(&bits[i >> 6])) >> (i & 63);
+        if (w) {
+            i += (uint64_t)__builtin_ctzll(w);
+            return i < end ? i : end;
+        }
+    }
+    return end;
+}
+
+/* A run of 1 << order free pages at a multiple of its length, or `end`. */
+static uint64_t find_aligned(const uint64_t *bits, uint64_t from, uint64_t end, uint32_t order)
+{
+    static const uint64_t starts[] = { ~0ull, 0x5555555555555555ull, 0x1111111111111111ull, 0x0101010101010101ull,
+                                       0x0001000100010001ull };
+    for (uint64_t i = from & ~63ull; i < end; i += 64) {
+        uint64_t w = load(&bits[i >> 6]);
+        for (uint32_t k = 0; k < order; k++) w &= w >> (1u << k);
+        w &= starts[order];
+        if (w) return i + (uint64_t)__builtin_ctzll(w);
+    }
+    return end;
+}
+
+static uint64_t find_run(const uint64_t *bits, uint64_t from, uint64_t end, uint64_t pages)
+{
+    for (uint64_t i = next_bit(bits, from, end, true); i < end;) {
+        uint64_t stop = next_bit(bits, i, i + pages < end ? i + pages : end, false);
+        if (stop - i >= pages) return i;
+        i = next_bit(bits, stop, end, true);
+    }
+    return end;
+}
+
+/* ---- zones ---- */
+
+static uint64_t bitmap_words(uint64_t pages) { return (pages + 63) / 64; }
+static uint64_t extents_at(uint64_t pages) { return (2 * 8 * bitmap_words(pages) + 63) & ~63ull; }
+static uint64_t zone_overhead(uint32_t kind, uint64_t pages)
+{
+    return pages_of(extents_at(pages) + (kind == FMT_ZONE_HEAP ? pages * sizeof(struct fmt_extent) : 0));
+}
+
+static uint64_t zone_checksum(const mmkv_store *s, uint64_t i)
+{
+    return engine_hash(zone_of(s, i), offsetof(struct fmt_zone, checksum),
+                       s->seed ^ (FMT_ZONES_AT + i * sizeof(struct fmt_zone)));
+}
+
+void zone_entry_write(mmkv_store *s, uint64_t i, uint64_t offset, uint64_t pages, uint32_t kind)
+{
+    struct fmt_zone *z = zone_of(s, i);
+    *z = (struct fmt_zone){ .offset = offset, .pages = pages, .kind = kind };
+    z->checksum = zone_checksum(s, i);
+}
+
+/* Entries that follow each other without a gap and end below `length`; the first that does not ends the table. */
+uint64_t zones_valid(mmkv_store *s, uint64_t most, uint64_t length)
+{
+    uint64_t end = s->zones_start, i;
+    for (i = 0; i < most && i < FMT_ZONES; i++) {
+        const struct fmt_zone *z = zone_of(s, i);
+        if (z->offset != end || z->checksum != zone_checksum(s, i)) break;
+        if (z->kind != FMT_ZONE_HEAP && z->kind != FMT_ZONE_INDEX) break;
+        if (z->pages < FMT_ZONE_PAGES_MIN || z->pages > UINT32_MAX || z->pages % 16) break;
+        if (z->pages * FMT_PAGE > length || end > length - z->pages * FMT_PAGE) break;
+        end += z->pages * FMT_PAGE;
+    }
+    return i;
+}
+
+uint64_t zones_end(mmkv_store *s)
+{
+    uint64_t count = load(&allocator_of(s)->zone_count);
+    if (!count || count > FMT_ZONES) return s->zones_start;
+    return zone_of(s, count - 1)->offset + zone_of(s, count - 1)->pages * FMT_PAGE;
+}
+
+int zone_get(mmkv_store *s, uint64_t i, struct zone *zone)
+{
+    const struct fmt_zone *z = zone_of(s, i);
+    if (i >= FMT_ZONES) return fail(MMKV_CORRUPT, FMT_ALLOCATOR_AT, "more zones than fit the table");
+    zone->number = i;
+    zone->offset = load(&z->offset);
+    zone->pages = load(&z->pages);
+    zone->kind = z->kind;
+    if (zone->pages > UINT32_MAX) return fail(MMKV_CORRUPT, FMT_ZONES_AT + 32 * i, "zone %llu is too long", (unsigned long long)i);
+    uint8_t *p = at(s, zone->offset, zone->pages * FMT_PAGE);
+    if (!p) return fail(MMKV_CORRUPT, FMT_ZONES_AT + 32 * i, "zone %llu lies outside the file", (unsigned long long)i);
+    zone->free = (uint64_t *)(void *)p;
+    zone->holes = zone->free + bitmap_words(zone->pages);
+    zone->extents = zone->kind == FMT_ZONE_HEAP ? (struct fmt_extent *)(void *)(p + extents_at(zone->pages)) : NULL;
+    zone->first = zone_overhead(zone->kind, zone->pages);
+    return 0;
+}
+
+/* Zones lie in ascending order without gaps: bisect. */
+int zone_find(mmkv_store *s, uint64_t offset, struct zone *zone)
+{
+    uint64_t low = 0, high = load(&allocator_of(s)->zone_count);
+    if (high > FMT_ZONES) high = FMT_ZONES;
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        const struct fmt_zone *z = zone_of(s, middle);
+        if (offset < load(&z->offset)) high = middle;
+        else if (offset - load(&z->offset) >= load(&z->pages) * FMT_PAGE) low = middle + 1;
+        else return zone_get(s, middle, zone);
+    }
+    return fail(MMKV_CORRUPT, offset, "offset %llu is in no zone", (unsigned long long)offset);
+}
+
+struct fmt_extent *extent_at(mmkv_store *s, uint64_t offset)
+{
+    struct zone zone;
+    if (zone_find(s, offset, &zone) || !zone.extents) return NULL;
+    uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
+    return page < zone.first ? NULL : &zone.extents[page];
+}
+
+/* All pages but the zone's own free, none a hole. */
+void zone_format(struct zone *zone)
+{
+    uint64_t words = bitmap_words(zone->pages);
+    memset(zone->free, 0, words * 8);
+    memset(zone->holes, 0, words * 8);
+    bits_set(zone->free, zone->first, zone->pages - zone->first, true);
+}
+
+/* ---- the allocator's lock ---- */
+
+static void intent(struct op *a, uint64_t offset, uint64_t pages, bool give)
+{
+    struct fmt_allocator *p = allocator_of(a->s);
+    store(&p->intent_offset, offset);
+    store(&p->intent_pages, pages);
+    store(&p->intent_give, give);
+    kill_fence();
+}
+
+static void settle_allocator(struct op *a)
+{
+    struct fmt_allocator *p = allocator_of(a->s);
+    struct zone zone;
+    if (load(&p->log.count) && load(&p->intent_pages) && !zone_find(a->s, load(&p->intent_offset), &zone)) {
+        uint64_t page = (load(&p->intent_offset) - zone.offset) >> FMT_PAGE_SHIFT, pages = load(&p->intent_pages);
+        if (page >= zone.first && pages <= zone.pages - page) bits_set(zone.free, page, pages, !load(&p->intent_give));
+    }
+    op_rollback(a);
+}
+
+int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
+{
+    struct fmt_allocator *p = allocator_of(s);
+    bool died;
+    int rc = lock_word(s, &p->l.lock, flags, &died);
+    if (rc) return rc;
+    op_open(a, s, &p->l, &p->log, flags);
+    a->sh = NULL;
+    if (died) settle_allocator(a);
+    return 0;
+}
+
+void pages_unlock(struct op *a)
+{
+    unlock_word(a->s, &a->l->lock);
+}
+
+/* ---- giving back ---- */
+
+/* Make an extent's pages allocatable, as one operation; `word`, the one that named it, becomes `word_value`. */
+static void free_extent(struct op *a, struct zone *zone, uint64_t page, uint64_t pages, uint64_t *word, uint64_t word_value)
+{
+    struct fmt_zone_state *state = zone_state_of(a->s, zone->number);
+    struct fmt_allocator *p = allocator_of(a->s);
+    op_begin(a);
+    intent(a, zone->offset + page * FMT_PAGE, pages, true);
+    set(a, WORD(state->free), pair(state->free + (uint32_t)pages, (uint32_t)zone->pages));
+    if (page < state->hint) set(a, WORD(state->hint), pair((uint32_t)page, 0));
+    set(a, &p->free_pages, p->free_pages + pages);
+    set(a, word, word_value);
+    bits_set(zone->free, page, pages, true);
+    op_commit(a);
+}
+
+/* Take extents whose death is durable off the head of the queue, at most `most`. */
+static int harvest(struct op *a, int most)
+{
+    struct fmt_allocator *p = allocator_of(a->s);
+    uint64_t durable = load_acquire(&control_of(a->s)->durable);
+    while (most-- > 0 && p->waiting_head) {
+        uint64_t offset = p->waiting_head << FMT_PAGE_SHIFT;
+        struct zone zone;
+        int rc = zone_find(a->s, offset, &zone);
+        uint64_t page = rc ? 0 : (offset - zone.offset) >> FMT_PAGE_SHIFT;
+        if (rc || !zone.extents || page < zone.first || zone.extents[page].pages > zone.pages - page)
+            return fail(MMKV_CORRUPT, offset, "the queue of dead extents leads to no extent");
+        struct fmt_extent *e = &zone.extents[page];
+        if (fmt_epoch_of(e->dead) > durable) return 0;
+        uint64_t next = e->link & FMT_LINK_MASK;
+        /* Two operations, the first moving the extent from the queue to a word: killed in between, the word is found. */
+        op_begin(a);
+        set(a, &p->waiting_head, next);
+        if (!next) set(a, &p->waiting_tail, 0);
+        set(a, &p->waiting_pages, p->waiting_pages - e->pages);
+        set(a, &p->harvesting, offset);
+        op_commit(a);
+        free_extent(a, &zone, page, e->pages, &p->harvesting, 0);
+    }
+    return 0;
+}
+
+/* What a settled allocator may have been doing. */
+static int finish_harvest(struct op *a)
+{
+    struct fmt_allocator *p = allocator_of(a->s);
+    struct zone zone;
+    uint64_t offset = p->harvesting;
+    if (!offset) return 0;
+    int rc = zone_find(a->s, offset, &zone);
+    if (rc) return rc;
+    uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
+    if (!zone.extents || page < zone.first || zone.extents[page].pages > zone.pages - page)
+        return fail(MMKV_CORRUPT, offset, "the allocator harvests what is no extent");
+    free_extent(a, &zone, page, zone.extents[page].pages, &p->harvesting, 0);
+    return 0;
+}
+
+/* Hand back the extent that `word` names; afterwards the word is 0. Heap extents that died after their epoch of birth
+ * wait in the queue until their death is durable; what never was published, or was born and died in one epoch, and
+ * everything of the index, is free at once. */
+int pages_give(mmkv_store *s, uint64_t *word, unsigned flags)
+{
+    struct op a;
+    struct zone zone;
+    uint64_t value = load(word), offset = value & ~(uint64_t)(FMT_PAGE - 1), pages = value & (FMT_PAGE - 1);
+    if (!value) return 0;
+    int rc = pages_lock(s, &a, flags);
+    if (rc) return rc;
+    struct fmt_allocator *p = allocator_of(s);
+    if ((rc = finish_harvest(&a)) || (rc = zone_find(s, offset, &zone))) goto out;
+    uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
+    struct fmt_extent *e = zone.extents ? &zone.extents[page] : NULL;
+    if (e) pages = e->pages;
+    if (page < zone.first || !pages || pages > zone.pages - page) {
+        rc = fail(MMKV_CORRUPT, offset, "an extent to be freed does not lie in its zone");
+        goto out;
+    }
+    uint64_t born = e ? fmt_epoch_of(e->born) : 0, dead = e ? fmt_epoch_of(e->dead) : 0;
+    if (!born || born == dead || dead <= load_acquire(&control_of(s)->durable)) {
+        free_extent(&a, &zone, page, pages, word, 0);
+    } else {
+        op_begin(&a);
+        set(&a, &e->link, (e->link & ~FMT_LINK_MASK));
+        if (p->waiting_tail) {
+            struct fmt_extent *tail = extent_at(s, p->waiting_tail << FMT_PAGE_SHIFT);
+            if (tail) set(&a, &tail->link, (tail->link & ~FMT_LINK_MASK) | offset >> FMT_PAGE_SHIFT);
+        } else {
+            set(&a, &p->waiting_head, offset >> FMT_PAGE_SHIFT);
+        }
+        set(&a, &p->waiting_tail, offset >> FMT_PAGE_SHIFT);
+        set(&a, &p->waiting_pages, p->waiting_pages + pages);
+        set(&a, word, 0);
+        op_commit(&a);
+    }
+out:
+    pages_unlock(&a);
+    return rc;
+}
+
+/* ---- taking ---- */
+
+/* Make the file longer by a zone that holds an extent of `pages`. The steps, and what a SIGKILL after each leaves:
+ * reserve space (a longer file, which the next growth uses); publish the length (the same); format the zone (bytes past
+ * the last zone); publish the zone. */
+static int grow(struct op *a, uint32_t kind, uint64_t pages)
+{
+    mmkv_store *s = a->s;
+    struct fmt_control *control = control_of(s);
+    struct fmt_allocator *p = allocator_of(s);
+    uint64_t offset = zones_end(s), limit = s->max_size ? s->max_size : 1ull << 47, physical = 0;
+    if (a->flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+    if (p->zone_count >= FMT_ZONES) return fail(MMKV_FULL, 0, "the zone table is full");
+    uint64_t least = pages + 1, step = offset * 3 / 200 / FMT_PAGE; /* 1.5 % of the file (R42) */
+    while (least - zone_overhead(kind, least) < pages) least += zone_overhead(kind, least) - (least - pages) + 1;
+    /* aligned chunks need up to 15 pages more */
+    least = (least + 15 + 15) / 16 * 16;
+    if (least < FMT_ZONE_PAGES_MIN) least = FMT_ZONE_PAGES_MIN;
+    uint64_t want = step > least ? step / 16 * 16 : least;
+    if (offset > limit || limit - offset < least * FMT_PAGE)
+        return fail(MMKV_FULL, offset, "the store may not grow past %llu bytes%s", (unsigned long long)limit,
+                    s->max_size ? " (max_size)" : "");
+    if (limit - offset < want * FMT_PAGE) want = least;
+    int rc = os_length(s->fd, &physical);
+    if (rc) return rc;
+    if (!s->private_) {
+        if ((rc = os_allocate(s->fd, offset, want * FMT_PAGE)) && want > least) {
+            want = least;
+            rc = os_allocate(s->fd, offset, want * FMT_PAGE);
+        }
+        if (rc) return rc;
+    }
+    if (offset + want * FMT_PAGE > control->file_length) {
+        op_begin(a);
+        set(a, &control->file_length, offset + want * FMT_PAGE);
+        op_commit(a);
+    }
+    zone_entry_write(s, p->zone_count, offset, want, kind);
+    struct zone zone;
+    if ((rc = zone_get(s, p->zone_count, &zone))) return rc;
+    if (physical > offset && zone.extents) memset(zone.extents, 0, want * sizeof *zone.extents); /* a dead one's leavings */
+    zone_format(&zone);
+    struct fmt_zone_state *state = zone_state_of(s, p->zone_count);
+    uint32_t free_ = (uint32_t)(want - zone.first);
+    op_open(a, s, a->l, a->log, a->flags);
+    op_begin(a);
+    set(a, WORD(state->free), pair(free_, (uint32_t)want));
+    set(a, WORD(state->hint), pair((uint32_t)zone.first, 0));
+    set(a, &p->free_pages, p->free_pages + free_);
+    set(a, &p->last_zone[kind], p->zone_count);
+    set(a, &p->zone_count, p->zone_count + 1);
+    op_commit(a);
+    return 0;
+}
+
+static uint64_t search(struct op *a, struct zone *zone, uint64_t pages, bool aligned)
+{
+    struct fmt_zone_state *state = zone_state_of(a->s, zone->number);
+    if (state->free < pages || state->run_max < pages) return zone->pages;
+    uint64_t from = state->hint < zone->first ? zone->first : state->hint;
+    uint64_t page = aligned ? find_aligned(zone->free, from, zone->pages, (uint32_t)__builtin_ctzll(pages))
+                            : find_run(zone->free, from, zone->pages, pages);
+    if (page >= zone->pages || page + pages > zone->pages) {
+        uint64_t run_max = aligned ? 2 * pages - 2 : pages - 1; /* no longer run can hide */
+        if (run_max < state->run_max) {
+            op_begin(a);
+            set(a, WORD(state->free), pair(state->free, (uint32_t)run_max));
+            op_commit(a);
+        }
+        return zone->pages;
+    }
+    return page;
+}
+
+/* A free run of `pages` in some zone of the kind; the last zone that had one is asked first. */
+static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, struct zone *zone, uint64_t *page)
+{
+    struct fmt_allocator *p = allocator_of(a->s);
+    uint64_t count = p->zone_count, last = p->last_zone[kind];
+    if (count > FMT_ZONES) return fail(MMKV_CORRUPT, FMT_ALLOCATOR_AT, "more zones than fit the table");
+    for (uint64_t k = 0; k <= count; k++) {
+        uint64_t i = k ? k - 1 : last;
+        if (i >= count || (k && i == last) || zone_of(a->s, i)->kind != kind || zone_state_of(a->s, i)->free < pages) continue;
+        int rc = zone_get(a->s, i, zone);
+        if (rc) return rc;
+        if ((*page = search(a, zone, pages, aligned)) < zone->pages) {
+            if (i != last) store(&p->last_zone[kind], i); /* a hint, not worth a log entry */
+            return 0;
+        }
+    }
+    return MMKV_NOT_FOUND;
+}
+
+/* Take an extent and note it in `word`. Heap: the descriptor says how long it is and that it is unborn. With `least` the
+ * extent is one of *wanted pages at a multiple of its length, or, before the file grows for it, of half as many, and so on
+ * down to `least`: odd corners of zones are filled that way. *wanted is what was taken. */
+int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, uint64_t *word, uint64_t *offset, unsigned flags)
+{
+    struct op a;
+    struct zone zone;
+    uint64_t page = 0, pages = *wanted;
+    bool aligned = least != 0;
+    if (pages > UINT32_MAX - 65536) return fail(MMKV_INVALID, 0, "an extent of %llu pages is too long", (unsigned long long)pages);
+    int rc = pages_lock(s, &a, flags);
+    if (rc) return rc;
+    struct fmt_allocator *p = allocator_of(s);
+    if ((rc = finish_harvest(&a)) || (rc = harvest(&a, HARVEST_PER_TAKE))) goto out;
+    for (;;) {
+        for (pages = *wanted; (rc = find(&a, kind, pages, aligned, &zone, &page)) == MMKV_NOT_FOUND && aligned && pages > least;)
+            pages /= 2;
+        if (!rc) break;
+        if (rc != MMKV_NOT_FOUND) goto out;
+        /* Rather than grow, collect what is durable; then look again, then grow. */
+        uint64_t before = p->free_pages;
+        if ((rc = harvest(&a, HARVEST_PER_BATCH))) goto out;
+        if (p->free_pages == before && (rc = grow(&a, kind, *wanted))) goto out;
+    }
+    *wanted = pages;
+    uint64_t hole = next_bit(zone.holes, page, page + pages, true);
+    if (hole < page + pages) {
+        if (flags & MMKV_NO_WAIT) { rc = MMKV_WOULD_BLOCK; goto out; }
+        if (!s->private_ && (rc = os_allocate(s->fd, zone.offset + page * FMT_PAGE, pages * FMT_PAGE))) goto out;
+        bits_set(zone.holes, page, pages, false);
+    }
+    struct fmt_zone_state *state = zone_state_of(s, zone.number);
+    *offset = zone.offset + page * FMT_PAGE;
+    op_begin(&a);
+    intent(&a, *offset, pages, false);
+    set(&a, WORD(state->free), pair(state->free - (uint32_t)pages, state->run_max));
+    set(&a, &p->free_pages, p->free_pages - pages);
+    set(&a, word, *offset | (kind == FMT_ZONE_INDEX ? pages : 0));
+    bits_set(zone.free, page, pages, false);
+    if (state->hint >= page || next_bit(zone.free, state->hint, page, true) == page)
+        set(&a, WORD(state->hint), pair((uint32_t)(page + pages), 0));
+    if (zone.extents) {
+        struct fmt_extent *e = &zone.extents[page];
+        store(&e->born, 0);
+        kill_fence();
+        store(&e->dead, 0);
+        store(WORD(e->pages), pages);
+        store(&e->link, fmt_extent_check(pages, offset_of(s, e)));
+    }
+    op_commit(&a);
+out:
+    pages_unlock(&a);
+    return rc;
+}
+
+/* An extent for one value, filled before any shard's lock is taken: noted in the process slot. */
+int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags)
+{
+    struct fmt_process *process = process_of(s, s->slot);
+    for (;;) {
+        for (int i = 0; i < 4; i++) {
+            uint64_t none = 0;
+            *word = &process->reserved_extent[i];
+            if (__atomic_compare_exchange_n(*word, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+                int rc = pages_take(s, FMT_ZONE_HEAP, &pages, 0, *word, offset, flags);
+                if (rc) store_release(*word, 0);
+                return rc;
+            }
+        }
+        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+        os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
+    }
+}
+
+/* ---- after a checkpoint ---- */
+
+/* Give free runs back to the file system until no more than an eighth of what is used is kept for quick reuse. */
+static int punch(struct op *a)
+{
+    mmkv_store *s = a->s;
+    struct fmt_allocator *p = allocator_of(s);
+    uint64_t idle = 0, total = 0;
+    struct zone zone;
+    int rc;
+    for (uint64_t i = 0; i < p->zone_count; i++) {
+        if ((rc = zone_get(s, i, &zone))) return rc;
+        total += zone.pages;
+        for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
+            idle += (uint64_t)__builtin_popcountll(load(&zone.free[w]) & ~load(&zone.holes[w]));
+    }
+    uint64_t used = total - p->free_pages, keep = used / 8 > 16 ? used / 8 : 16;
+    for (uint64_t i = p->zone_count; i-- > 0 && idle > keep;) { /* from the end, so that what stays is at the front */
+        if ((rc = zone_get(s, i, &zone))) return rc;
+        for (uint64_t from = zone.first; from < zone.pages && idle > keep;) {
+            uint64_t start = next_bit(zone.free, from, zone.pages, true), most = start + PUNCH_PAGES_MAX;
+            uint64_t end = next_bit(zone.free, start, most < zone.pages ? most : zone.pages, false), backed = 0;
+            for (uint64_t q = start; q < end; q++) backed += !bit_get(zone.holes, q);
+            if (backed && end - start >= PUNCH_RUN_MIN) {
+                bits_set(zone.holes, start, end - start, true); /* first: a hole marked but not punched does no harm */
+                if (os_punch(s->fd, zone.offset + start * FMT_PAGE, (end - start) * FMT_PAGE)) return 0; /* not offered here */
+                idle -= backed;
+                /* let others in between punches */
+                pages_unlock(a);
+                if ((rc = pages_lock(s, a, a->flags))) return rc;
+            }
+            from = end > start ? end : start + 1;
+        }
+    }
+    return 0;
+}
+
+int pages_settle(mmkv_store *s)
+{
+    struct op a;
+    int rc;
+    for (bool more = true; more;) {
+        if ((rc = pages_lock(s, &a, 0))) return rc;
+        uint64_t head = allocator_of(s)->waiting_head;
+        if (!(rc = finish_harvest(&a))) rc = harvest(&a, HARVEST_PER_BATCH);
+        more = !rc && allocator_of(s)->waiting_head && allocator_of(s)->waiting_head != head;
+        pages_unlock(&a);
+        if (rc) return rc;
+    }
+    if (s->private_) return 0;
+    if ((rc = pages_lock(s, &a, 0))) return rc;
+    rc = punch(&a);
+    if (rc != MMKV_LOCK_TIMEOUT) pages_unlock(&a);
+    return rc;
+}

@@ -1,0 +1,639 @@
+/* shard.c: the operations on one key, each atomic, and iteration.
+ *
+ * A write: lock, read the epoch, make room (operations of their own: splits, chunks), then one operation that takes a
+ * block, writes the record, changes the index, and kills what was there before; commit, hand back what was released,
+ * unlock. A read takes no lock: it looks under an even version, copies, and looks whether the version stands. */
+#include <stdlib.h>
+
+#include "engine.h"
+
+enum { SPREAD = 7 };
+
+/* ---- records ---- */
+
+/* A record and its length, if it lies within the file. */
+bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record, uint64_t *size)
+{
+    const struct fmt_record *r = at(s, offset, FMT_RECORD_HEADER);
+    if (!r) return false;
+    *size = (uint64_t)(record_key(r) - (const uint8_t *)r) + r->key_length + record_value_length(r);
+    *record = r;
+    return at(s, offset, *size) != NULL;
+}
+
+static uint32_t checksum(uint64_t key_hash, uint64_t word, uint64_t expiry, const void *value, size_t value_length)
+{
+    return (uint32_t)engine_hash(value, value_length, key_hash + (word & ~((uint64_t)FMT_RECORD_PLACE << 16)) + expiry);
+}
+
+static uint32_t with_place(uint32_t sum, uint32_t place) { return sum + place * FMT_PLACE_K; }
+
+uint32_t record_checksum(const mmkv_store *s, uint64_t key_hash, const struct fmt_record *r)
+{
+    uint64_t word, expiry = 0;
+    (void)s;
+    memcpy(&word, (const uint8_t *)r + 4, 8);
+    if (r->flags & FMT_RECORD_EXPIRY) memcpy(&expiry, (const uint8_t *)r + FMT_RECORD_HEADER, 8);
+    return with_place(checksum(key_hash, word, expiry, record_key(r) + r->key_length, (size_t)record_value_length(r)),
+                      r->flags & FMT_RECORD_PLACE);
+}
+
+/* For records known to lie within the file. */
+bool record_check(const mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash)
+{
+    *key_hash = engine_hash(record_key(r), r->key_length, s->seed);
+    return record_checksum(s, *key_hash, r) == r->checksum;
+}
+
+/* ---- lock ---- */
+
+/* A dead owner's shard: undo, then free what it had taken or was giving back. */
+static int settle(struct op *op)
+{
+    int rc = 0;
+    op_rollback(op);
+    for (uint32_t i = 0; i < FMT_SHARD_RESERVES && !rc; i++) rc = pages_give(op->s, &op->sh->reserve[i], 0);
+    return rc ? rc : shard_finish(op);
+}
+
+int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
+{
+    struct fmt_shard *sh = shard_of(s, shard);
+    bool died;
+    int rc = lock_word(s, &sh->l.lock, flags, &died);
+    if (unlikely(rc)) return rc;
+    op_open(op, s, &sh->l, &sh->log, flags);
+    op->sh = sh;
+    op->shard = shard;
+    op->epoch = load_acquire(&control_of(s)->epoch); /* after the lock: the checkpoint's cut relies on it */
+    if (unlikely(died) && (rc = settle(op))) shard_unlock(op);
+    return rc;
+}
+
+void shard_unlock(struct op *op)
+{
+    unlock_word(op->s, &op->sh->l.lock);
+}
+
+/* After a commit: hand back what the operation released. Killed before: whoever takes over does it. */
+int shard_finish(struct op *op)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < FMT_SHARD_RELEASES && !rc; i++)
+        if (unlikely(op->sh->release[i])) rc = pages_give(op->s, &op->sh->release[i], op->flags & ~(unsigned)MMKV_NO_WAIT);
+    return rc;
+}
+
+/* Settle everything that the dead owner of a slot held, without waiting. The attach lock is held. */
+int shard_settle(mmkv_store *s, uint32_t owner)
+{
+    struct op op;
+    int rc = 0;
+    for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
+        uint32_t seen = load32(&shard_of(s, i)->l.lock);
+        if ((seen & FMT_LOCK_OWNER) != owner || !seen) continue;
+        if (!__atomic_compare_exchange_n(&shard_of(s, i)->l.lock, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
+                                         __ATOMIC_RELAXED))
+            continue; /* somebody waiting was quicker */
+        struct fmt_shard *sh = shard_of(s, i);
+        op_open(&op, s, &sh->l, &sh->log, 0);
+        op.sh = sh;
+        op.shard = i;
+        op.epoch = load_acquire(&control_of(s)->epoch);
+        rc = settle(&op);
+        shard_unlock(&op);
+    }
+    return rc;
+}
+
+/* ---- counters ---- */
+
+/* The first write of a shard in an epoch keeps what its counters were at the end of the epoch before. */
+void shard_roll(struct op *op)
+{
+    struct fmt_shard *sh = op->sh;
+    if (likely(sh->epoch == op->epoch)) return;
+    uint64_t now = sh->epoch & 1, count = sh->count[now], sum = sh->sum[now];
+    for (int i = 0; i < 2; i++) {
+        set(op, &sh->count[i], count);
+        set(op, &sh->sum[i], sum);
+    }
+    set(op, &sh->epoch, op->epoch);
+}
+
+static void account(struct op *op, int64_t records, uint64_t sum, uint64_t bytes)
+{
+    struct fmt_shard *sh = op->sh;
+    uint64_t now = op->epoch & 1;
+    if (records) set(op, &sh->count[now], sh->count[now] + (uint64_t)records);
+    set(op, &sh->sum[now], sh->sum[now] + sum);
+    if (bytes) set(op, &sh->bytes, sh->bytes + bytes);
+}
+
+/* ---- reading ---- */
+
+static int corrupt_record(uint64_t offset)
+{
+    return fail(MMKV_CORRUPT, offset, "the index leads to offset %llu, where no record lies within the file",
+                (unsigned long long)offset);
+}
+
+/* Copy the value that place names. The record may be anything while a writer is at work: every length is checked. */
+static int copy_value(mmkv_store *s, const struct place *p, void *buffer, size_t capacity, size_t *value_length)
+{
+    const struct fmt_record *r;
+    uint64_t size;
+    if (unlikely(!record_of(s, p->record, &r, &size))) return MMKV_CORRUPT;
+    uint64_t length = record_value_length(r);
+    *value_length = (size_t)length;
+    if (length > capacity) return MMKV_SHORT;
+    memcpy(buffer, (const uint8_t *)r + (size - length), (size_t)length);
+    return 0;
+}
+
+/* The version that published a record with an extent of its own; 0 for one in a chunk. */
+static uint64_t published(mmkv_store *s, const struct place *p)
+{
+    const struct fmt_record *r = at(s, p->record, FMT_RECORD_HEADER);
+    if (!r || (r->flags & FMT_RECORD_PLACE) != FMT_RECORD_ALONE) return 0;
+    const struct fmt_extent *e = extent_at(s, p->record);
+    return e ? load(&e->link) : 0;
+}
+
+/* Was the value just copied the key's all the while? A record in an extent of its own is written before it is published
+ * and the extent's descriptor keeps the version that did; so if the key still has the same record, published by the same
+ * version, nothing it holds has changed. That accepts a long copy although other keys of the shard were written. */
+static bool still_there(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
+                        const struct place *p, uint64_t link)
+{
+    struct place now;
+    uint64_t version;
+    for (int tries = 0; link && tries < READ_TRIES; tries++) {
+        if (!read_begin(&sh->l, &version)) continue;
+        bool same = !index_find(s, sh, hash, key, key_length, &now) && now.record == p->record && published(s, &now) == link;
+        if (read_valid(&sh->l, version)) return same;
+    }
+    return false;
+}
+
+/* Private copies: a writer of the original may be changing pages under us. */
+static int stale(const mmkv_store *s)
+{
+    if (likely(!s->shared_control) || load_acquire(&s->shared_control->attach_count) == s->attach_seen) return 0;
+    return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
+}
+
+/* Readers that get no valid look take the lock; those that may not write wait a little and go on trying. */
+static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void *key, size_t key_length, void *buffer,
+                       size_t capacity, size_t *value_length, unsigned flags)
+{
+    struct op op;
+    struct place p;
+    int rc = shard_lock(s, shard, &op, flags);
+    if (rc) return rc;
+    rc = index_find(s, op.sh, hash, key, key_length, &p);
+    if (!rc && value_length) rc = copy_value(s, &p, buffer, capacity, value_length);
+    if (rc == MMKV_CORRUPT) corrupt_record(p.record);
+    shard_unlock(&op);
+    return rc;
+}
+
+int mmkv_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+             size_t *value_length, unsigned flags)
+{
+    uint32_t shard = fmt_shard_of(hash, s->shard_bits);
+    struct fmt_shard *sh = shard_of(s, shard);
+    uint64_t version, started = 0;
+    struct place p;
+    int rc;
+    if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
+    if (unlikely((rc = stale(s)))) return rc;
+    for (int tries = 0;; tries++) {
+        if (likely(read_begin(&sh->l, &version))) {
+            rc = index_find(s, sh, hash, key, key_length, &p);
+            uint64_t link = 0;
+            if (likely(!rc) && value_length) {
+                if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) link = published(s, &p);
+                rc = copy_value(s, &p, buffer, capacity, value_length);
+            }
+            if (likely(read_valid(&sh->l, version))) return rc == MMKV_CORRUPT ? corrupt_record(p.record) : rc;
+            if (!rc && still_there(s, sh, hash, key, key_length, &p, link)) return 0;
+        }
+        if (tries < READ_TRIES) continue;
+        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+        if (s->writable) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, flags);
+        if (!started) started = os_now_ms();
+        else if (os_now_ms() - started > s->lock_timeout_ms)
+            return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process "
+                        "that died; open the store with mode \"w\" to repair it", shard);
+        os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
+    }
+}
+
+int mmkv_contains(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags)
+{
+    return mmkv_get(s, hash, key, key_length, NULL, 0, NULL, flags);
+}
+
+void mmkv_prefetch(mmkv_store *s, uint64_t hash, int stage)
+{
+    struct fmt_shard *sh = shard_of(s, fmt_shard_of(hash, s->shard_bits));
+    uint64_t table;
+    uint32_t depth, bits = fmt_bits_of(hash, s->shard_bits);
+    if (index_table(s, sh, bits, &table, &depth) || !table) return;
+    struct fmt_table *t = table_at(s, table);
+    if (!t) return;
+    const struct fmt_bucket *b = &t->line[fmt_home_of(hash)];
+    if (stage == 0) {
+        __builtin_prefetch(b);
+        return;
+    }
+    for (uint32_t i = 0; i < FMT_ENTRIES; i++) {
+        uint64_t entry = load(&b->entry[i]);
+        if (entry >> 43 != (uint64_t)bits << 1) continue;
+        const uint8_t *r = at(s, (entry & FMT_ENTRY_PLACE) * FMT_UNIT, 128);
+        if (r) {
+            __builtin_prefetch(r);
+            __builtin_prefetch(r + 64);
+        }
+    }
+}
+
+uint64_t mmkv_count(mmkv_store *s)
+{
+    uint64_t total = 0, version;
+    for (uint32_t i = 0; i < s->shard_count; i++) {
+        const struct fmt_shard *sh = shard_of(s, i);
+        uint64_t count = 0;
+        for (int tries = 0; tries < READ_TRIES; tries++) {
+            bool even = read_begin(&sh->l, &version);
+            count = load(&sh->count[load(&sh->epoch) & 1]);
+            if (even && read_valid(&sh->l, version)) break;
+        }
+        total += count;
+    }
+    return total;
+}
+
+/* ---- writing ---- */
+
+static int read_only(const mmkv_store *s)
+{
+    return s->writable ? stale(s) : fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
+}
+
+/* What a new record needs to know before any lock. */
+struct draft {
+    const void *key, *value;
+    size_t key_length, value_length;
+    uint64_t hash, word, size;   /* word: the 8 header bytes after the checksum, place 0 */
+    uint32_t sum;                /* checksum, place 0 */
+    uint64_t *reservation;       /* an extent of its own: where it is noted, and where it is */
+    uint64_t extent;
+};
+
+static void write_record(uint8_t *p, const struct draft *d, uint32_t place)
+{
+    uint32_t sum = with_place(d->sum, place);
+    uint64_t word = d->word | (uint64_t)place << 16;
+    memcpy(p, &sum, 4);
+    memcpy(p + 4, &word, 8);
+    memcpy(p + FMT_RECORD_HEADER, d->key, d->key_length);
+    memcpy(p + FMT_RECORD_HEADER + d->key_length, d->value, d->value_length);
+}
+
+/* The new record, in a block: born, then the rest, then dead = 0 (R2). */
+static int place_in_block(struct op *op, const struct draft *d, uint32_t class_, uint64_t *record)
+{
+    struct block b;
+    int rc = heap_take(op, class_, &b);
+    if (rc) return rc;
+    struct fmt_chunk *c = at(op->s, b.chunk, FMT_PAGE);
+    struct fmt_epochs *e = &chunk_epochs(c)[b.number];
+    uint64_t e_at = b.chunk + fmt_chunk_epochs_at(c->blocks) + 16ull * b.number;
+    set(op, &e->born, fmt_stamp(op->epoch, e_at));
+    kill_fence();
+    write_record(at(op->s, b.offset, fmt_class_size(class_)), d, c->order);
+    kill_fence();
+    set(op, &e->dead, fmt_stamp(0, e_at + 8));
+    *record = b.offset;
+    return 0;
+}
+
+/* The new record, in the extent that was filled before the lock was taken: publish the descriptor. */
+static int place_in_extent(struct op *op, const struct draft *d, uint64_t *record)
+{
+    struct fmt_extent *e = extent_at(op->s, d->extent);
+    if (!e) return fail(MMKV_CORRUPT, d->extent, "a reserved extent has no descriptor");
+    uint64_t e_at = offset_of(op->s, e);
+    struct fmt_extent words = { .pages = e->pages, .shard = (uint16_t)op->shard, .type = FMT_EXTENT_VALUE };
+    uint32_t class_ = heap_class(d->size);
+    set(op, &e->born, fmt_stamp(op->epoch, e_at));
+    set(op, WORD(e->pages), *WORD(words.pages));
+    set(op, &e->link, fmt_extent_check(*WORD(words.pages), e_at) | (op->l->version & FMT_LINK_MASK));
+    set(op, &e->dead, fmt_stamp(0, e_at + 8));
+    set(op, d->reservation, 0);
+    if (class_ < FMT_CLASSES) {
+        struct fmt_class *k = &op->sh->class_[class_];
+        set(op, WORD(k->pages), pair(k->pages, k->singles + 1));
+    }
+    *record = d->extent;
+    return 0;
+}
+
+/* Undo an operation of our own that cannot go on (the file contradicts itself). */
+static int abandon(struct op *op, int rc)
+{
+    op_rollback(op);
+    return rc;
+}
+
+static int put_locked(struct op *op, struct draft *d, unsigned flags)
+{
+    mmkv_store *s = op->s;
+    struct place p;
+    uint64_t record = 0, old = 0, old_size = 0;
+    const struct fmt_record *r = NULL;
+    uint32_t class_ = d->reservation ? FMT_CLASSES : heap_class(d->size);
+    int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);
+    if (rc && rc != MMKV_NOT_FOUND) return corrupt_record(p.record);
+    if (!rc) {
+        if (flags & MMKV_ADD) return MMKV_EXISTS;
+        old = p.record;
+        if (!record_of(s, old, &r, &old_size)) return corrupt_record(old);
+    } else {
+        if (flags & MMKV_REPLACE) return MMKV_NOT_FOUND;
+        while ((rc = index_room(s, op->sh, d->hash, &p)) == MMKV_FULL)
+            if ((rc = index_split(op, d->hash))) return rc;
+        if (rc) return rc;
+    }
+    if (!d->reservation && (rc = heap_ready(op, class_))) return rc;
+    op_begin(op);
+    shard_roll(op);
+    rc = d->reservation ? place_in_extent(op, d, &record) : place_in_block(op, d, class_, &record);
+    if (unlikely(rc)) return abandon(op, rc);
+    const struct fmt_record *new = at(s, record, FMT_RECORD_HEADER);
+    uint64_t bytes = d->key_length + d->value_length;
+    if (old) {
+        uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
+        index_replace(op, d->hash, &p, record);
+        if (unlikely(rc = heap_kill(op, old))) return abandon(op, rc);
+        account(op, 0, new->checksum - old_sum, bytes - old_bytes);
+    } else {
+        index_insert(op, d->hash, &p, record);
+        account(op, 1, new->checksum, bytes);
+    }
+    op_commit(op);
+    return shard_finish(op);
+}
+
+/* An extent of its own for a value: taken and filled with no shard locked. */
+static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
+{
+    if ((flags & MMKV_NO_WAIT) && d->size > COPY_MAX_UNDER_LOCK) return MMKV_WOULD_BLOCK;
+    int rc = pages_take_alone(s, pages_of(d->size), &d->reservation, &d->extent, flags);
+    if (rc) { d->reservation = NULL; return rc; }
+    uint8_t *p = at(s, d->extent, pages_of(d->size) * FMT_PAGE);
+    if (!p) return fail(MMKV_CORRUPT, d->extent, "the allocator gave an extent outside the file");
+    atomic_thread_fence(memory_order_release); /* R31 */
+    write_record(p, d, FMT_RECORD_ALONE);
+    return 0;
+}
+
+int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
+             unsigned flags)
+{
+    struct op op;
+    int rc = read_only(s);
+    if (unlikely(rc)) return rc;
+    if (key_length > FMT_KEY_MAX)
+        return fail(MMKV_INVALID, 0, "a key of %zu bytes is longer than the limit of %u", key_length, FMT_KEY_MAX);
+    if (value_length > FMT_VALUE_MAX)
+        return fail(MMKV_INVALID, 0, "a value of %zu bytes is longer than the limit of %llu", value_length, FMT_VALUE_MAX);
+    if (unlikely((rc = write_ready(s, flags)))) return rc;
+    uint32_t shard = fmt_shard_of(hash, s->shard_bits);
+    struct draft d = { .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
+                       .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
+    d.sum = checksum(hash, d.word, 0, value, value_length);
+    if (unlikely(heap_alone(shard_of(s, shard), d.size)) && (rc = fill_extent(s, &d, flags))) goto out;
+    if (!(rc = shard_lock(s, shard, &op, flags))) {
+        rc = put_locked(&op, &d, flags);
+        shard_unlock(&op);
+    }
+out:
+    if (unlikely(d.reservation) && load(d.reservation) == d.extent && rc) {
+        int again = pages_give(s, d.reservation, flags & ~(unsigned)MMKV_NO_WAIT); /* not published: hand it back */
+        if (again) rc = again;
+    }
+    return rc;
+}
+
+/* Remove the record at a place: one operation. */
+static int remove_at(struct op *op, uint64_t hash, const struct place *p)
+{
+    const struct fmt_record *r;
+    uint64_t size;
+    if (!record_of(op->s, p->record, &r, &size)) return corrupt_record(p->record);
+    uint64_t sum = r->checksum, bytes = size - (uint64_t)(record_key(r) - (const uint8_t *)r);
+    op_begin(op);
+    shard_roll(op);
+    index_remove(op, hash, p);
+    int rc = heap_kill(op, p->record);
+    if (unlikely(rc)) return abandon(op, rc);
+    account(op, -1, 0 - sum, 0 - bytes);
+    op_commit(op);
+    return shard_finish(op);
+}
+
+/* Give index tables back as a shard empties. Not having the room or the time to is no failure of the removal. */
+static int shrink(struct op *op, uint64_t hash)
+{
+    int rc = 0;
+    if (!op->sh->count[op->epoch & 1]) rc = index_reset(op);
+    else if (!(hash & SPREAD) && op->sh->tables > 1) rc = index_merge(op, hash);
+    return rc == MMKV_CORRUPT ? rc : 0;
+}
+
+int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+                size_t *value_length, unsigned flags)
+{
+    struct op op;
+    struct place p;
+    int rc = read_only(s);
+    if (unlikely(rc)) return rc;
+    if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
+    if (unlikely((rc = write_ready(s, flags)))) return rc;
+    if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
+    rc = index_find(s, op.sh, hash, key, key_length, &p);
+    if (rc == MMKV_CORRUPT) corrupt_record(p.record);
+    if (!rc && buffer) rc = copy_value(s, &p, buffer, capacity, value_length);
+    if (!rc) rc = remove_at(&op, hash, &p);
+    if (!rc) rc = shrink(&op, hash);
+    shard_unlock(&op);
+    return rc;
+}
+
+int mmkv_clear(mmkv_store *s)
+{
+    struct op op;
+    int rc = read_only(s);
+    if (rc || (rc = write_ready(s, 0))) return rc;
+    for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
+        struct index_item items[FMT_TABLE_ENTRIES];
+        bool empty = false;
+        while (!empty && !rc) { /* the lock is let go between tables, so that others wait for one at most */
+            if ((rc = shard_lock(s, i, &op, 0))) break;
+            uint64_t table = 0;
+            uint32_t depth = 0, n = 0;
+            for (uint64_t bits = 0; bits < 1u << FMT_DEPTH_MAX && !n && !rc; bits += (uint64_t)1 << (FMT_DEPTH_MAX - depth)) {
+                rc = index_table(s, op.sh, (uint32_t)bits, &table, &depth);
+                struct fmt_table *t = rc || !table ? NULL : table_at(s, table);
+                if (rc || !table) break;
+                if (!t) rc = fail(MMKV_CORRUPT, shard_at(i), "a directory leads to no table");
+                else n = table_items(t, items);
+            }
+            for (uint32_t k = 0; k < n && !rc; k++) {
+                const struct fmt_record *r;
+                struct place p;
+                uint64_t size, hash;
+                if (!record_of(s, items[k].record, &r, &size)) { rc = corrupt_record(items[k].record); break; }
+                hash = engine_hash(record_key(r), r->key_length, s->seed);
+                rc = index_find(s, op.sh, hash, record_key(r), r->key_length, &p);
+                if (rc || p.record != items[k].record) rc = corrupt_record(items[k].record);
+                else rc = remove_at(&op, hash, &p);
+            }
+            empty = !n;
+            if (!rc && empty) rc = index_reset(&op);
+            shard_unlock(&op);
+        }
+    }
+    return rc;
+}
+
+/* ---- iteration ---- */
+
+/* The cursor is a position in the order of hash: shard << 32 | the 20 bits to go on from (R23). */
+
+static int by_bits(const void *a, const void *b)
+{
+    uint32_t x = ((const struct index_item *)a)->bits, y = ((const struct index_item *)b)->bits;
+    return x < y ? -1 : x > y;
+}
+
+static size_t item_size(const struct fmt_record *r, int with_values, size_t value_limit)
+{
+    uint64_t value = record_value_length(r);
+    return (16 + r->key_length + (with_values && value <= value_limit ? (size_t)value : 0) + 7) & ~(size_t)7;
+}
+
+/* Copy the records of one table from position `from` on, as many steps (equal positions) as fit; *next is where to go on.
+ * Called under the lock or under a version that is checked afterwards. */
+static int copy_table(mmkv_store *s, struct fmt_shard *sh, uint32_t from, uint8_t *buffer, size_t capacity, size_t *used,
+                      int with_values, size_t value_limit, uint64_t *next)
+{
+    struct index_item items[FMT_TABLE_ENTRIES];
+    uint64_t table, size;
+    uint32_t depth = 0, n = 0, kept = 0;
+    const struct fmt_record *r;
+    int rc = index_table(s, sh, from, &table, &depth);
+    if (rc) return rc;
+    *next = table ? ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth) : 1u << FMT_DEPTH_MAX;
+    if (!table) return 0;
+    struct fmt_table *t = table_at(s, table);
+    if (!t) return MMKV_CORRUPT;
+    n = table_items(t, items);
+    size_t total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (items[i].bits < from) continue; /* tables merged since: these were delivered */
+        if (!record_of(s, items[i].record, &r, &size)) return MMKV_CORRUPT;
+        total += item_size(r, with_values, value_limit);
+        items[kept++] = items[i];
+    }
+    if (total > capacity) qsort(items, kept, sizeof *items, by_bits);
+    for (uint32_t i = 0; i < kept;) {
+        uint32_t end = i;
+        size_t step = 0;
+        if (total <= capacity) {
+            end = kept;
+            step = total;
+        } else {
+            for (; end < kept && items[end].bits == items[i].bits; end++) {
+                if (!record_of(s, items[end].record, &r, &size)) return MMKV_CORRUPT;
+                step += item_size(r, with_values, value_limit);
+            }
+            if (step > capacity - *used) {
+                *next = items[i].bits;
+                if (*used) return 0;
+                *used = step;
+                return MMKV_SHORT;
+            }
+        }
+        size_t stop = *used + step;
+        for (; i < end; i++) {
+            if (!record_of(s, items[i].record, &r, &size)) return MMKV_CORRUPT;
+            uint64_t value = record_value_length(r);
+            uint32_t header[2] = { r->key_length, 0 };
+            size_t whole = item_size(r, with_values, value_limit), body = r->key_length;
+            if (with_values && value <= value_limit) body += (size_t)value;
+            if (whole > stop - *used || 16 + body > whole) return MMKV_CORRUPT; /* changed under us: the version will tell */
+            memcpy(buffer + *used, header, 8);
+            memcpy(buffer + *used + 8, &value, 8);
+            memcpy(buffer + *used + 16, record_key(r), body);
+            memset(buffer + *used + 16 + body, 0, whole - 16 - body);
+            *used += whole;
+        }
+    }
+    return 0;
+}
+
+int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
+              size_t value_limit, unsigned flags)
+{
+    *used = 0;
+    int rc = stale(s);
+    if (rc) return rc;
+    for (;;) {
+        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0;
+        if (shard >= s->shard_count) return *used ? 0 : MMKV_NOT_FOUND;
+        if (from >= 1u << FMT_DEPTH_MAX) return fail(MMKV_INVALID, 0, "not a cursor");
+        struct fmt_shard *sh = shard_of(s, (uint32_t)shard);
+        uint8_t *to = (uint8_t *)buffer + *used;
+        size_t got = 0, left = capacity - *used;
+        bool done = false;
+        for (int tries = 0; !done; tries++) {
+            if (tries < READ_TRIES) {
+                if (!read_begin(&sh->l, &version)) continue;
+                got = 0;
+                rc = copy_table(s, sh, (uint32_t)from, to, left, &got, with_values, value_limit, &next);
+                done = read_valid(&sh->l, version);
+            } else if (flags & MMKV_NO_WAIT) {
+                return *used ? 0 : MMKV_WOULD_BLOCK;
+            } else if (s->writable) {
+                struct op op;
+                got = 0;
+                if ((rc = shard_lock(s, (uint32_t)shard, &op, flags))) return rc;
+                rc = copy_table(s, sh, (uint32_t)from, to, left, &got, with_values, value_limit, &next);
+                shard_unlock(&op);
+                done = true;
+            } else {
+                if (!started) started = os_now_ms();
+                else if (os_now_ms() - started > s->lock_timeout_ms)
+                    return fail(MMKV_LOCK_TIMEOUT, shard_at((uint32_t)shard), "shard %llu is being written, or was left half-written "
+                                "by a process that died; open the store with mode \"w\" to repair it", (unsigned long long)shard);
+                os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
+                tries = 0;
+            }
+        }
+        if (rc == MMKV_SHORT) {
+            if (*used) return 0;
+            *used = got;
+            return MMKV_SHORT;
+        }
+        if (rc) return rc == MMKV_CORRUPT ? fail(rc, shard_at((uint32_t)shard), "the index of shard %llu is damaged",
+                                                 (unsigned long long)shard) : rc;
+        *used += got;
+        *cursor = next >= 1u << FMT_DEPTH_MAX ? (shard + 1) << 32 : shard << 32 | next;
+        if (next < 1u << FMT_DEPTH_MAX && *used + 256 > capacity) return 0;
+        if (*used >= capacity / 2) return 0;
+    }
+}

@@ -1,0 +1,256 @@
+/* store.c: opening, creating and closing; errors; statistics. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine.h"
+
+void handle_register(mmkv_store *s);
+void handle_forget(mmkv_store *s);
+
+mmkv_hash_function engine_hash;
+
+void mmkv_set_hash(mmkv_hash_function hash) { engine_hash = hash; }
+
+uint64_t mmkv_hash(const mmkv_store *s, const void *key, size_t key_length) { return engine_hash(key, key_length, s->seed); }
+
+/* ---- errors ---- */
+
+static _Thread_local mmkv_failure failure;
+
+const mmkv_failure *mmkv_failure_get(void) { return &failure; }
+
+int fail(int code, uint64_t offset, const char *format, ...)
+{
+    va_list arguments;
+    failure = (mmkv_failure){ .code = code, .offset = offset };
+    va_start(arguments, format);
+    vsnprintf(failure.text, sizeof failure.text, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+int fail_os(const char *what)
+{
+    int e = errno;
+    bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
+    int code = fail(full ? MMKV_FULL : e == ENOMEM ? MMKV_NO_MEMORY : MMKV_OS, 0, "%s: %s", what, strerror(e));
+    failure.os_errno = e;
+    return code;
+}
+
+void fail_pid(uint64_t pid) { failure.pid = pid; }
+
+/* ---- creating ---- */
+
+static uint64_t zones_start_for(uint32_t shards)
+{
+    return (shard_at(shards) + FMT_ZONE_ALIGN - 1) / FMT_ZONE_ALIGN * FMT_ZONE_ALIGN;
+}
+
+/* Make an empty file a store. The superblock is written last, after everything else is on disk (R21): a file with a
+ * zero first page is no store yet. */
+static int format_file(int fd, uint32_t shards)
+{
+    union { struct fmt_superblock super; struct fmt_slot slot; struct fmt_control control; uint8_t bytes[FMT_PAGE]; } page;
+    uint64_t start = zones_start_for(shards), seed;
+    int rc = os_no_copy_on_write(fd);
+    if (rc || (rc = os_allocate(fd, 0, start)) || (rc = os_random(&seed, sizeof seed))) return rc;
+    memset(&page, 0, sizeof page);
+    memcpy(page.slot.magic, FMT_SLOT_MAGIC, 8);
+    page.slot.epoch = 1;
+    page.slot.file_length = start;
+    page.slot.time_ns = os_now_ns();
+    page.slot.checksum = engine_hash(&page, offsetof(struct fmt_slot, checksum), seed ^ FMT_SLOT_A_AT);
+    page.slot.clean = fmt_stamp(1, FMT_SLOT_A_AT + offsetof(struct fmt_slot, clean));
+    if ((rc = os_write(fd, &page, sizeof page, FMT_SLOT_A_AT))) return rc;
+    memset(&page, 0, sizeof page);
+    page.control.epoch = 2;
+    page.control.durable = 1;
+    page.control.file_length = start;
+    page.control.clean = 1;
+    if ((rc = os_write(fd, &page, sizeof page, FMT_CONTROL_AT)) || (rc = os_flush_file(fd))) return rc;
+    memset(&page, 0, sizeof page);
+    memcpy(page.super.magic, FMT_MAGIC, 8);
+    page.super.version = FMT_VERSION;
+    page.super.page_size = FMT_PAGE;
+    page.super.hash_seed = seed;
+    page.super.shard_count = shards;
+    page.super.process_count = FMT_PROCESSES;
+    page.super.created_ns = os_now_ns();
+    page.super.zones_start = start;
+    if ((rc = os_random(page.super.uuid, sizeof page.super.uuid))) return rc;
+    page.super.checksum = engine_hash(&page, offsetof(struct fmt_superblock, checksum), 0);
+    if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_AT))) return rc;
+    return os_flush_file(fd);
+}
+
+static int create(const char *path, const mmkv_options *o, uint32_t shards, bool replace, int *fd, bool *exists)
+{
+    int rc = os_create(path, o->permissions, fd);
+    if (rc) return rc;
+    if ((rc = format_file(*fd, shards)) || (rc = os_publish(*fd, path, replace, exists)) || *exists) {
+        os_close(*fd);
+        *fd = -1;
+    }
+    return rc;
+}
+
+/* An empty file, or one whose first page is zero, becomes a store in place. Others may be doing the same. */
+static int format_in_place(int fd, uint32_t shards)
+{
+    bool got;
+    uint8_t page[FMT_PAGE], zeros[FMT_PAGE] = { 0 };
+    size_t n;
+    int rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got);
+    if (rc) return rc;
+    rc = os_read(fd, page, sizeof page, 0, &n);
+    if (!rc && !memcmp(page, zeros, n)) rc = format_file(fd, shards);
+    int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    return rc ? rc : rc2;
+}
+
+/* ---- opening ---- */
+
+/* Is it a store, of a kind we know? Everything a file says is input. *empty: its first page is all zero. */
+static int check_superblock(mmkv_store *s, bool *empty)
+{
+    struct fmt_superblock b;
+    uint8_t page[FMT_PAGE], zeros[FMT_PAGE] = { 0 };
+    size_t n;
+    int rc = os_read(s->fd, page, sizeof page, 0, &n);
+    if (rc) return rc;
+    *empty = !memcmp(page, zeros, n);
+    if (*empty && n < FMT_PAGE && n) *empty = false; /* a few zero bytes are somebody's file */
+    if (n < sizeof b || memcmp(page, FMT_MAGIC, 8)) return fail(MMKV_NOT_A_STORE, 0, "the file is not an mmkv store");
+    memcpy(&b, page, sizeof b);
+    if (b.version != FMT_VERSION)
+        return fail(MMKV_VERSION, 8, "the store has format version %u, this mmkv knows version %u", b.version, FMT_VERSION);
+    if (b.checksum != engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0))
+        return fail(MMKV_CORRUPT, 0, "the superblock's checksum does not hold");
+    if (b.incompat & ~FMT_INCOMPAT_KNOWN)
+        return fail(MMKV_VERSION, 32, "the store uses features (0x%llx) that this mmkv does not know",
+                    (unsigned long long)(b.incompat & ~FMT_INCOMPAT_KNOWN));
+    if ((b.ro_compat & ~FMT_RO_COMPAT_KNOWN) && s->writable)
+        return fail(MMKV_VERSION, 24, "the store uses features (0x%llx) with which this mmkv can only read it: use mode \"r\"",
+                    (unsigned long long)(b.ro_compat & ~FMT_RO_COMPAT_KNOWN));
+    if (b.page_size != FMT_PAGE || !b.shard_count || b.shard_count > FMT_SHARDS_MAX || b.shard_count & (b.shard_count - 1)
+        || b.process_count != FMT_PROCESSES || b.zones_start != zones_start_for(b.shard_count))
+        return fail(MMKV_CORRUPT, 0, "the superblock contradicts itself");
+    s->seed = b.hash_seed;
+    s->shard_count = b.shard_count;
+    s->shard_bits = (uint32_t)__builtin_ctz(b.shard_count);
+    s->zones_start = b.zones_start;
+    return 0;
+}
+
+static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
+{
+    uint32_t shards = o->shards ? o->shards : FMT_SHARDS_DEFAULT;
+    bool exists = false, empty;
+    int rc;
+    if (shards > FMT_SHARDS_MAX || shards & (shards - 1))
+        return fail(MMKV_INVALID, 0, "shards must be a power of two up to %u, not %u", FMT_SHARDS_MAX, shards);
+    if (o->max_size && o->max_size < zones_start_for(shards))
+        return fail(MMKV_INVALID, 0, "max_size of %llu bytes is less than the %llu of an empty store",
+                    (unsigned long long)o->max_size, (unsigned long long)zones_start_for(shards));
+    if (o->mode == MMKV_MODE_NEW) {
+        if ((rc = create(path, o, shards, true, &s->fd, &exists))) return rc;
+    } else {
+        bool write = o->mode == MMKV_MODE_WRITE || o->mode == MMKV_MODE_CREATE;
+        while ((rc = os_open(path, write, &s->fd))) {
+            if (o->mode != MMKV_MODE_CREATE || failure.os_errno != ENOENT) return rc;
+            if ((rc = create(path, o, shards, false, &s->fd, &exists))) return rc;
+            if (!exists) break; /* else somebody else made it just now: open that */
+        }
+    }
+    rc = check_superblock(s, &empty);
+    if (rc == MMKV_NOT_A_STORE && empty && o->mode == MMKV_MODE_CREATE && !(rc = format_in_place(s->fd, shards)))
+        rc = check_superblock(s, &empty);
+    return rc;
+}
+
+int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
+{
+    int rc;
+    *store = NULL;
+    if (o->mode < MMKV_MODE_READ || o->mode > MMKV_MODE_PRIVATE) return fail(MMKV_INVALID, 0, "no such mode");
+    if (!engine_hash) return fail(MMKV_INVALID, 0, "no hash function has been set");
+    mmkv_store *s = aligned_alloc(64, (sizeof *s + 63) / 64 * 64);
+    if (!s) return fail(MMKV_NO_MEMORY, 0, "out of memory");
+    memset(s, 0, sizeof *s);
+    s->fd = -1;
+    s->mode = o->mode;
+    s->writable = o->mode != MMKV_MODE_READ;
+    s->private_ = o->mode == MMKV_MODE_PRIVATE;
+    s->max_size = o->max_size;
+    s->lock_timeout_ms = o->lock_timeout_ms ? o->lock_timeout_ms : 10000;
+    s->progress = o->progress;
+    s->progress_context = o->progress_context;
+    pthread_mutex_init(&s->map_mutex, NULL);
+    if (!(rc = open_file(s, path, o)) && !(rc = attach(s, o->mode, o->any_file_system != 0))) {
+        handle_register(s);
+        *store = s;
+        return 0;
+    }
+    mmkv_failure kept = failure;
+    if (s->slot_page) os_release_byte(s->slot_page);
+    map_close(s);
+    os_close(s->fd);
+    free(s);
+    failure = kept;
+    return rc;
+}
+
+int mmkv_close(mmkv_store *s, int with_checkpoint)
+{
+    int rc = detach(s, with_checkpoint);
+    mmkv_failure kept = failure;
+    handle_forget(s);
+    map_close(s);
+    if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / os_map_page_size() * os_map_page_size()), os_map_page_size());
+    os_close(s->fd);
+    free(s);
+    failure = kept;
+    return rc;
+}
+
+/* ---- statistics ---- */
+
+int mmkv_stats_get(mmkv_store *s, mmkv_stats *stats)
+{
+    const struct fmt_allocator *p = allocator_of(s);
+    const struct fmt_control *control = control_of(s);
+    const struct fmt_superblock *super = superblock_of(s);
+    memset(stats, 0, sizeof *stats);
+    stats->records = mmkv_count(s);
+    for (uint32_t i = 0; i < s->shard_count; i++) {
+        const struct fmt_shard *sh = shard_of(s, i);
+        stats->data_bytes += load(&sh->bytes);
+        stats->chunks += load(&sh->chunks);
+        stats->tables += load(&sh->tables);
+    }
+    stats->zones = load(&p->zone_count);
+    for (uint64_t i = 0; i < stats->zones; i++) {
+        struct zone zone;
+        int rc = zone_get(s, i, &zone);
+        if (rc) return rc;
+        *(zone.kind == FMT_ZONE_HEAP ? &stats->heap_bytes : &stats->index_bytes) += zone.pages * FMT_PAGE;
+        for (uint64_t w = 0; w < (zone.pages + 63) / 64; w++)
+            stats->hole_bytes += (uint64_t)__builtin_popcountll(load(&zone.holes[w]) & load(&zone.free[w])) * FMT_PAGE;
+    }
+    stats->file_bytes = load(&control->file_length);
+    stats->free_bytes = load(&p->free_pages) * FMT_PAGE;
+    stats->waiting_bytes = load(&p->waiting_pages) * FMT_PAGE;
+    stats->epoch = mmkv_epoch(s);
+    stats->durable_epoch = mmkv_durable_epoch(s);
+    stats->checkpoints = load(&control->checkpoint_count);
+    stats->shards = s->shard_count;
+    for (uint32_t i = 1; i < FMT_PROCESSES; i++) stats->attached += load32(&process_of(s, i)->state) && slot_alive(s, i);
+    stats->created_ns = super->created_ns;
+    stats->hash_seed = s->seed;
+    memcpy(stats->uuid, super->uuid, 16);
+    return 0;
+}

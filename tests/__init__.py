@@ -1,0 +1,1 @@
+"""The tests of mmkv, by question: unit, property, format, cli, docs, crash, sharing, corrupt."""

@@ -1,0 +1,1 @@
+"""Do the benchmarks run, and is their arithmetic right? (Not: is anything fast.)"""

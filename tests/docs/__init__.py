@@ -1,0 +1,1 @@
+"""The examples in the documents run, the links lead somewhere, and the source keeps its own rules."""

@@ -1,0 +1,1 @@
+"""The format is what docs/format.md says it is."""

@@ -1,0 +1,1 @@
+"""One method, one type, one error at a time."""
