@@ -51,18 +51,19 @@ class Replacement:
 
     def __init__(self, target: str) -> None:
         self._temporary: str | None = None
-        # Like the shell's `>`: through symbolic links, not over them.
-        self._target = target if target == "-" else os.path.realpath(target)
+        self._target = target
         if target == "-":
             self.file = binary_stdout()
             return
         try:
-            mode = os.stat(self._target).st_mode
+            mode = os.stat(target).st_mode
         except FileNotFoundError:
             mode = None
         if mode is not None and not stat.S_ISREG(mode):
             self.file = open(self._target, "wb")  # noqa: SIM115 - closed by commit
             return
+        # Like the shell's `>`: through symbolic links, not over them.
+        self._target = os.path.realpath(target)
         self._temporary = temporary_path(self._target)
         descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self.file = open(descriptor, "wb")  # noqa: SIM115 - closed by commit or abort

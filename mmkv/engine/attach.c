@@ -70,14 +70,9 @@ static void own(mmkv_store *s, uint32_t slot)
 static int settle_slot(mmkv_store *s, uint32_t slot)
 {
     struct fmt_process *p = process_of(s, slot);
-    struct op op;
+    pages_settle_owner(s, slot); /* first: settling a shard wants the allocator */
     int rc = shard_settle(s, slot);
     if (rc) return rc;
-    uint32_t allocator = load32(&allocator_of(s)->l.lock);
-    if ((allocator & FMT_LOCK_OWNER) == slot) {
-        if ((rc = pages_lock(s, &op, 0))) return rc;
-        pages_unlock(&op);
-    }
     uint32_t checkpoint = load32(&control_of(s)->checkpoint_lock);
     if ((checkpoint & FMT_LOCK_OWNER) == slot)
         __atomic_compare_exchange_n(&control_of(s)->checkpoint_lock, &checkpoint, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
@@ -122,7 +117,8 @@ static bool control_plausible(mmkv_store *s, uint64_t physical)
     const struct fmt_control *c = control_of(s);
     int which = slot_newest(s);
     uint64_t zones = load(&allocator_of(s)->zone_count);
-    return which >= 0 && c->epoch > c->durable && c->durable == slot_of(s, which)->epoch && c->file_length <= physical
+    /* A leader may have died after writing a slot and before it said that its epoch is durable. */
+    return which >= 0 && c->durable <= slot_of(s, which)->epoch && c->epoch > slot_of(s, which)->epoch && c->file_length <= physical
         && c->file_length >= s->zones_start && zones <= FMT_ZONES && zones_valid(s, zones, c->file_length) == zones;
 }
 
@@ -136,10 +132,28 @@ static int recover_as(mmkv_store *s)
     return rc;
 }
 
+/* A clean file was closed by the last writer out. Locks that look held were taken since by one who wrote nothing (verify
+ * takes them); an operation under way there cannot have been. */
+static bool clear_locks(mmkv_store *s)
+{
+    struct fmt_allocator *p = allocator_of(s);
+    bool quiet = !p->log.count && !(p->l.version & 1);
+    for (uint32_t i = 0; i < s->shard_count; i++) {
+        struct fmt_shard *sh = shard_of(s, i);
+        quiet = quiet && !sh->log.count && !(sh->l.version & 1);
+        store32(&sh->l.lock, 0);
+    }
+    store32(&p->l.lock, 0);
+    store32(&control_of(s)->checkpoint_lock, 0);
+    memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+    return quiet;
+}
+
 /* Nobody else is attached: make the volatile state one that can be used. */
 static int prepare_alone(mmkv_store *s, uint64_t physical)
 {
     int which = slot_newest(s), rc;
+    bool readers = false;
     if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
     if (physical < slot_of(s, which)->file_length)
         return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
@@ -148,10 +162,9 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
     if ((clean || same_identity(s)) && control_plausible(s, physical)) {
         bool good = clean;
         if (clean) {
-            memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+            good = clear_locks(s);
             control_of(s)->clean = 1;
             control_of(s)->failed = 0;
-            control_of(s)->checkpoint_lock = 0;
         } else {
             s->me = 1 | 1u << 12; /* only for the time of settling; slot 0 is nobody's, so that slot 1 is settled too */
             s->slot = 0;
@@ -161,21 +174,17 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
         }
         if (good) return 0;
     }
+    if (!s->private_ && (rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers))) return rc;
+    if (readers)
+        return fail(MMKV_IN_USE, 0, "the store needs recovery, which has to wait until its read-only openers have left");
     return recover_as(s);
 }
 
 static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
 {
     int rc;
-    bool readers = false;
-    if (alone) {
-        int which = slot_newest(s);
-        bool whole = which >= 0 && (slot_clean(s, which) || same_identity(s));
-        if (!whole && !(rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers)) && readers)
-            return fail(MMKV_IN_USE, 0, "the store needs recovery, which has to wait until its read-only openers have left");
-        if ((rc = prepare_alone(s, physical))) return rc;
-    }
     uint32_t slot;
+    if (alone && (rc = prepare_alone(s, physical))) return rc;
     if ((rc = take_slot(s, false, &s->slot_page, &slot))) return rc;
     if (process_of(s, slot)->state) { /* its owner died: settle with the slot as ours, so that nobody else does */
         s->slot = slot;

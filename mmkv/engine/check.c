@@ -175,7 +175,7 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
             if (!bit) note(k, "free map", NULL, 0, at_, "a block never used is marked used");
             continue;
         }
-        if (!fmt_stamp_ok(born, at_) || !fmt_stamp_ok(dead, at_ + 8)) {
+        if (!fmt_stamp_ok(born, at_) || !fmt_stamp_ok(dead, at_ + 8) || !fmt_epoch_of(born)) {
             note(k, "epoch", NULL, 0, at_, "an epoch word is damaged");
             continue;
         }
@@ -217,7 +217,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
         uint64_t born = load(&e->born), dead = load(&e->dead);
         if (!born || e->shard != shard) {
             /* reserved, or taken over, meanwhile */
-        } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8)) {
+        } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8) || !fmt_epoch_of(born)) {
             note(k, "epoch", NULL, 0, e_at, "an extent's epoch word is damaged");
         } else if (!fmt_epoch_of(dead)) {
             if ((e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), e_at) || !e->pages || e->pages > zone->pages - page) {

@@ -238,6 +238,7 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
 int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
 int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */
 int pages_lock(mmkv_store *s, struct op *op, unsigned flags);
+void pages_settle_owner(mmkv_store *s, uint32_t owner);
 void pages_unlock(struct op *op);
 int zone_get(mmkv_store *s, uint64_t i, struct zone *zone);
 int zone_find(mmkv_store *s, uint64_t offset, struct zone *zone); /* the zone that holds an offset */

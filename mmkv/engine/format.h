@@ -124,7 +124,7 @@ struct fmt_process {
 struct fmt_log_entry { uint64_t offset, old; };
 struct fmt_log {
     uint64_t count;            /* 0: nothing to undo */
-    uint64_t transaction;      /* reserved for multi-shard transactions: id, and home shard in `home` */
+    uint64_t transaction;      /* reserved for transactions over several shards */
     struct fmt_log_entry entry[FMT_LOG_ENTRIES];
 };
 
@@ -436,7 +436,7 @@ static_assert(FMT_ZONES_AT + FMT_ZONES * 32 == FMT_ZONE_STATES_AT, "zone states 
 static_assert(FMT_ZONE_STATES_AT + FMT_ZONES * 16 == FMT_SHARDS_AT, "shards follow the zone states");
 
 /* STAMP: an epoch word is a 48-bit epoch and a 16-bit check of epoch and position. FMT_STAMP_EPOCH_K is odd and such
- * that no single flipped bit leaves the check good (tests/unit proves it for every bit). */
+ * that no single flipped bit leaves the check good (tests/format proves it for every bit). */
 #define FMT_EPOCH_MASK 0xffffffffffffull
 #define FMT_STAMP_EPOCH_K 0x9e3779b97f4a7c15ull
 #define FMT_STAMP_PLACE_K 0xd6e8feb86659fd93ull
@@ -483,7 +483,8 @@ static inline uint32_t fmt_class_size(uint32_t class_)
         uint32_t doubling = (class_ - 8) / 8, step = 16u << doubling;
         return (128u << doubling) + step * ((class_ - 8) % 8 + 1);
     }
-    return (65456u / (15u - (class_ - 48)) - 16u) & ~15u;
+    uint32_t blocks = 15u - (class_ - 48);
+    return ((FMT_PAGE << FMT_CHUNK_ORDER_MAX) - fmt_chunk_blocks_at(blocks)) / blocks & ~15u;
 }
 
 #endif

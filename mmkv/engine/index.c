@@ -341,8 +341,8 @@ static int double_directory(struct op *op)
         op_commit(op);
         return 0;
     }
-    int rc = take_page(op, 0, directory_pages(depth + 1), &offset);
-    if (rc) return rc;
+    int rc = shard_finish(op);
+    if (rc || (rc = take_page(op, 0, directory_pages(depth + 1), &offset))) return rc;
     uint64_t *new = at(op->s, offset, 16ull << depth);
     atomic_thread_fence(memory_order_release);
     for (uint64_t i = 0; i < 1ull << depth; i++) {
@@ -364,15 +364,17 @@ static void point(struct op *op, uint64_t *words, uint64_t from, uint64_t count,
     for (uint64_t i = 0; i < count; i++) put(op, &words[from + i], i < count / 2 ? low : high);
 }
 
+/* Release words that an earlier operation could not hand back (the allocator was busy) must be empty before new ones. */
 static int publish(struct op *op, uint64_t from, uint64_t count, uint64_t low, uint64_t high, int64_t more_tables,
                    uint64_t gone1, uint64_t gone2)
 {
     struct fmt_shard *sh = op->sh;
     uint32_t depth = depth_of(sh->directory);
     uint64_t *words = directory_at(op->s, sh->directory), copy = 0;
+    int rc = shard_finish(op);
+    if (rc) return rc;
     if (count > DIRECTORY_WORDS_LOGGED) {
-        int rc = take_page(op, 2, directory_pages(depth), &copy);
-        if (rc) return rc;
+        if ((rc = take_page(op, 2, directory_pages(depth), &copy))) return rc;
         uint64_t *new = at(op->s, copy, 8ull << depth);
         atomic_thread_fence(memory_order_release);
         memcpy(new, words, 8ull << depth);
@@ -467,8 +469,9 @@ int index_reset(struct op *op)
         if (sh->tables == before) return fail(MMKV_CORRUPT, shard_at(op->shard), "the tables of an empty shard do not merge");
     }
     if (!sh->directory) return 0;
-    int rc = index_table(op->s, sh, 0, &offset, &depth);
-    if (rc) return fail(MMKV_CORRUPT, shard_at(op->shard), "a shard's directory is damaged");
+    int rc = shard_finish(op);
+    if (rc) return rc;
+    if (index_table(op->s, sh, 0, &offset, &depth)) return fail(MMKV_CORRUPT, shard_at(op->shard), "a shard's directory is damaged");
     op_begin(op);
     release(op, 0, offset, 1);
     if (directory_pages(depth_of(sh->directory))) release(op, 1, place_of(sh->directory), directory_pages(depth_of(sh->directory)));

@@ -140,7 +140,8 @@ typedef void (*mmkv_problem)(void *context, const char *kind, const void *key, s
 int mmkv_verify(mmkv_store *store, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records);
 
 /* The layout as compiled, for the test that compares it with docs/format.md: number `i` of all pinned fields as
- * "structure.field" with its offset ("structure" alone: its size). Returns 0 past the last. */
+ * "structure.field" with its offset ("structure" alone: its size), then values of the formulas as "formula(argument)".
+ * Returns 0 past the last. */
 int mmkv_layout(size_t i, char *name, size_t name_capacity, uint64_t *value);
 /* CDEF END */
 

@@ -156,12 +156,21 @@ void zone_format(struct zone *zone)
 
 /* ---- the allocator's lock ---- */
 
+/* Begin an operation of the allocator, without an intent: the last operation's must not be taken for this one's. */
+static void begin(struct op *a)
+{
+    store(&allocator_of(a->s)->intent_pages, 0);
+    kill_fence();
+    op_begin(a);
+}
+
+/* Before the first logged store. */
 static void intent(struct op *a, uint64_t offset, uint64_t pages, bool give)
 {
     struct fmt_allocator *p = allocator_of(a->s);
     store(&p->intent_offset, offset);
-    store(&p->intent_pages, pages);
     store(&p->intent_give, give);
+    store(&p->intent_pages, pages);
     kill_fence();
 }
 
@@ -188,6 +197,19 @@ int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
     return 0;
 }
 
+/* Free the allocator's lock if the dead owner of a slot holds it, without waiting. The attach lock is held. */
+void pages_settle_owner(mmkv_store *s, uint32_t owner)
+{
+    struct fmt_allocator *p = allocator_of(s);
+    uint32_t seen = load32(&p->l.lock);
+    struct op a;
+    if (!seen || (seen & FMT_LOCK_OWNER) != owner) return;
+    if (!__atomic_compare_exchange_n(&p->l.lock, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+    op_open(&a, s, &p->l, &p->log, 0);
+    settle_allocator(&a);
+    pages_unlock(&a);
+}
+
 void pages_unlock(struct op *a)
 {
     unlock_word(a->s, &a->l->lock);
@@ -200,7 +222,7 @@ static void free_extent(struct op *a, struct zone *zone, uint64_t page, uint64_t
 {
     struct fmt_zone_state *state = zone_state_of(a->s, zone->number);
     struct fmt_allocator *p = allocator_of(a->s);
-    op_begin(a);
+    begin(a);
     intent(a, zone->offset + page * FMT_PAGE, pages, true);
     set(a, WORD(state->free), pair(state->free + (uint32_t)pages, (uint32_t)zone->pages));
     if (page < state->hint) set(a, WORD(state->hint), pair((uint32_t)page, 0));
@@ -226,7 +248,7 @@ static int harvest(struct op *a, int most)
         if (fmt_epoch_of(e->dead) > durable) return 0;
         uint64_t next = e->link & FMT_LINK_MASK;
         /* Two operations, the first moving the extent from the queue to a word: killed in between, the word is found. */
-        op_begin(a);
+        begin(a);
         set(a, &p->waiting_head, next);
         if (!next) set(a, &p->waiting_tail, 0);
         set(a, &p->waiting_pages, p->waiting_pages - e->pages);
@@ -277,7 +299,7 @@ int pages_give(mmkv_store *s, uint64_t *word, unsigned flags)
     if (!born || born == dead || dead <= load_acquire(&control_of(s)->durable)) {
         free_extent(&a, &zone, page, pages, word, 0);
     } else {
-        op_begin(&a);
+        begin(&a);
         set(&a, &e->link, (e->link & ~FMT_LINK_MASK));
         if (p->waiting_tail) {
             struct fmt_extent *tail = extent_at(s, p->waiting_tail << FMT_PAGE_SHIFT);
@@ -328,7 +350,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
         if (rc) return rc;
     }
     if (offset + want * FMT_PAGE > control->file_length) {
-        op_begin(a);
+        begin(a);
         set(a, &control->file_length, offset + want * FMT_PAGE);
         op_commit(a);
     }
@@ -340,7 +362,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     struct fmt_zone_state *state = zone_state_of(s, p->zone_count);
     uint32_t free_ = (uint32_t)(want - zone.first);
     op_open(a, s, a->l, a->log, a->flags);
-    op_begin(a);
+    begin(a);
     set(a, WORD(state->free), pair(free_, (uint32_t)want));
     set(a, WORD(state->hint), pair((uint32_t)zone.first, 0));
     set(a, &p->free_pages, p->free_pages + free_);
@@ -360,7 +382,7 @@ static uint64_t search(struct op *a, struct zone *zone, uint64_t pages, bool ali
     if (page >= zone->pages || page + pages > zone->pages) {
         uint64_t run_max = aligned ? 2 * pages - 2 : pages - 1; /* no longer run can hide */
         if (run_max < state->run_max) {
-            op_begin(a);
+            begin(a);
             set(a, WORD(state->free), pair(state->free, (uint32_t)run_max));
             op_commit(a);
         }
@@ -421,7 +443,7 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
     }
     struct fmt_zone_state *state = zone_state_of(s, zone.number);
     *offset = zone.offset + page * FMT_PAGE;
-    op_begin(&a);
+    begin(&a);
     intent(&a, *offset, pages, false);
     set(&a, WORD(state->free), pair(state->free - (uint32_t)pages, state->run_max));
     set(&a, &p->free_pages, p->free_pages - pages);

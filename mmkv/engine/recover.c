@@ -20,7 +20,7 @@ enum verdict { V_UNBORN, V_DEAD, V_LIVE, V_BAD };
 static enum verdict judge(struct recovery *r, uint64_t *born, uint64_t *dead, uint64_t offset)
 {
     if (!*born) return V_UNBORN;
-    if (!fmt_stamp_ok(*born, offset)) return V_BAD;
+    if (!fmt_stamp_ok(*born, offset) || !fmt_epoch_of(*born)) return V_BAD;
     if (fmt_epoch_of(*born) > r->c) {
         store(born, 0);
         kill_fence();

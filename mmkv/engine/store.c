@@ -98,34 +98,48 @@ static int create(const char *path, const mmkv_options *o, uint32_t shards, bool
     return rc;
 }
 
-/* An empty file, or one whose first page is zero, becomes a store in place. Others may be doing the same. */
+/* Is the file empty, or what an interrupted format_file leaves: nothing but zeros and the two pages it writes first?
+ * Anything else is somebody's file. */
+static int formatting_may_begin(int fd, bool *may)
+{
+    static const uint8_t zeros[FMT_PAGE];
+    uint8_t page[FMT_PAGE];
+    uint64_t length;
+    size_t n;
+    int rc = os_length(fd, &length);
+    *may = !rc && length <= zones_start_for(FMT_SHARDS_MAX);
+    for (uint64_t offset = 0; !rc && *may && offset < length; offset += FMT_PAGE) {
+        if ((rc = os_read(fd, page, sizeof page, offset, &n))) break;
+        bool ours = (offset == FMT_SLOT_A_AT && !memcmp(page, FMT_SLOT_MAGIC, 8))
+                 || (offset == FMT_CONTROL_AT && page[offsetof(struct fmt_control, epoch)] == 2);
+        *may = n == FMT_PAGE && (ours || !memcmp(page, zeros, n));
+    }
+    return rc;
+}
+
+/* An empty file becomes a store in place. Others may be doing the same. */
 static int format_in_place(int fd, uint32_t shards)
 {
-    bool got;
-    uint8_t page[FMT_PAGE], zeros[FMT_PAGE] = { 0 };
-    size_t n;
+    bool got, may = false;
     int rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got);
     if (rc) return rc;
-    rc = os_read(fd, page, sizeof page, 0, &n);
-    if (!rc && !memcmp(page, zeros, n)) rc = format_file(fd, shards);
+    rc = formatting_may_begin(fd, &may);
+    if (!rc && may) rc = os_set_length(fd, 0);
+    if (!rc && may) rc = format_file(fd, shards);
     int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
     return rc ? rc : rc2;
 }
 
 /* ---- opening ---- */
 
-/* Is it a store, of a kind we know? Everything a file says is input. *empty: its first page is all zero. */
-static int check_superblock(mmkv_store *s, bool *empty)
+/* Is it a store, of a kind we know? Everything a file says is input. */
+static int check_superblock(mmkv_store *s)
 {
     struct fmt_superblock b;
-    uint8_t page[FMT_PAGE], zeros[FMT_PAGE] = { 0 };
     size_t n;
-    int rc = os_read(s->fd, page, sizeof page, 0, &n);
+    int rc = os_read(s->fd, &b, sizeof b, 0, &n);
     if (rc) return rc;
-    *empty = !memcmp(page, zeros, n);
-    if (*empty && n < FMT_PAGE && n) *empty = false; /* a few zero bytes are somebody's file */
-    if (n < sizeof b || memcmp(page, FMT_MAGIC, 8)) return fail(MMKV_NOT_A_STORE, 0, "the file is not an mmkv store");
-    memcpy(&b, page, sizeof b);
+    if (n < sizeof b || memcmp(b.magic, FMT_MAGIC, 8)) return fail(MMKV_NOT_A_STORE, 0, "the file is not an mmkv store");
     if (b.version != FMT_VERSION)
         return fail(MMKV_VERSION, 8, "the store has format version %u, this mmkv knows version %u", b.version, FMT_VERSION);
     if (b.checksum != engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0))
@@ -149,7 +163,7 @@ static int check_superblock(mmkv_store *s, bool *empty)
 static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
 {
     uint32_t shards = o->shards ? o->shards : FMT_SHARDS_DEFAULT;
-    bool exists = false, empty;
+    bool exists = false;
     int rc;
     if (shards > FMT_SHARDS_MAX || shards & (shards - 1))
         return fail(MMKV_INVALID, 0, "shards must be a power of two up to %u, not %u", FMT_SHARDS_MAX, shards);
@@ -166,9 +180,8 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }
-    rc = check_superblock(s, &empty);
-    if (rc == MMKV_NOT_A_STORE && empty && o->mode == MMKV_MODE_CREATE && !(rc = format_in_place(s->fd, shards)))
-        rc = check_superblock(s, &empty);
+    rc = check_superblock(s);
+    if (rc == MMKV_NOT_A_STORE && o->mode == MMKV_MODE_CREATE && !(rc = format_in_place(s->fd, shards))) rc = check_superblock(s);
     return rc;
 }
 

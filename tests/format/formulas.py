@@ -37,7 +37,8 @@ def class_size(number: int) -> int:
     if number < 48:
         doubling = (number - 8) // 8
         return (128 << doubling) + (16 << doubling) * ((number - 8) % 8 + 1)
-    return (65456 // (15 - (number - 48)) - 16) // 16 * 16
+    blocks = 15 - (number - 48)
+    return (65536 - blocks_at(blocks)) // blocks // 16 * 16
 
 
 def epochs_at(blocks: int) -> int:
