@@ -29,7 +29,7 @@ __all__ = ["check"]
 def check(store: str, as_json: bool, quiet: bool) -> int:
     """Read everything, verify every checksum, and print a report; the exit status is 3 if anything is wrong.
 
-    The file is not changed.
+    The file is left as it was found, unless that would leave it unreadable.
     """
     with open_for_reading(store, inspect=True) as db, Progress("checking", quiet=quiet) as progress:
         outcome = db.verify(progress.callback)

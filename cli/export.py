@@ -79,6 +79,7 @@ def export(
 
         sink = _open_sink(kind, target, store, is_exported, force=force)
         try:
+            sink.open()
             with Progress("exporting", quiet=quiet) as progress:
                 if kind == "dir" and not skip_unsafe:
                     # Before anything is written: half a tree and an error would help nobody.

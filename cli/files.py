@@ -49,9 +49,15 @@ class Replacement:
     A target that is there and is not a regular file (a pipe, a device) is written directly.
     """
 
+    file: BinaryIO
+
     def __init__(self, target: str) -> None:
-        self._temporary: str | None = None
         self._target = target
+        self._temporary: str | None = None
+
+    def open(self) -> None:
+        """Create the file."""
+        target = self._target
         if target == "-":
             self.file = binary_stdout()
             return
@@ -85,8 +91,9 @@ class Replacement:
     def abort(self) -> None:
         """Remove the file if it has not got its name yet."""
         if self._temporary is not None:
-            os.unlink(self._temporary)
+            with contextlib.suppress(FileNotFoundError):  # interrupted before it was made
+                os.unlink(self._temporary)
             self._temporary = None
             # Closing writes what is buffered first, which fails where the disk is full: no matter now.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AttributeError):
                 self.file.close()

@@ -46,6 +46,10 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where exported records go. Nothing is visible under the target's name before `commit`, but for a directory."""
 
+    def open(self) -> None:
+        """Create what records are written to. Apart from construction, so that `abort` can follow an interrupt here."""
+        ...
+
     def check(self, key: bytes) -> None:
         """Raise UnsafeKey for a key that `write` would refuse."""
         ...

@@ -102,6 +102,10 @@ class JsonLinesSink:
     def __init__(self, path: str) -> None:
         self._replacement = Replacement(path)
 
+    def open(self) -> None:
+        """Create the file."""
+        self._replacement.open()
+
     def check(self, key: bytes) -> None:
         """Accept: every key can be written."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -19,6 +20,8 @@ Mode = Literal["w", "p"]
 READ: Sequence[Mode] = ("w", "p")
 # `check` leaves the file as it was found if it can: somebody may want to look at the damage.
 INSPECT: Sequence[Mode] = ("p", "w")
+# Seconds that a read-only opener waits for a shard. A live writer holds one for microseconds.
+PATIENCE = 0.5
 
 
 @contextmanager
@@ -42,15 +45,19 @@ def open_for_writing(path: str, *, create: bool) -> Iterator[mmkv.Store]:
 
 
 def _open_readable(path: str, repairing: Sequence[Mode]) -> mmkv.Store:
+    reason: mmkv.Error
     try:
         return _open_read_only(path)
-    except mmkv.ReadOnlyError as error:
+    except (mmkv.ReadOnlyError, mmkv.LockTimeoutError) as error:
         reason = error
     for mode in repairing:
         try:
             return mmkv.open(path, mode)
-        except (PermissionError, mmkv.LockTimeoutError):
-            continue  # not allowed to write; or not alone, which "p" wants to be
+        except mmkv.LockTimeoutError as error:
+            if mode == "w":  # a lock is held by a live process: this error names it
+                reason = error
+        except PermissionError:
+            pass
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
@@ -58,10 +65,13 @@ def _open_readable(path: str, repairing: Sequence[Mode]) -> mmkv.Store:
 
 
 def _open_read_only(path: str) -> mmkv.Store:
-    store = mmkv.open(path, "r")
+    store = mmkv.open(path, "r", lock_timeout=PATIENCE)
     try:
-        # A shard that its owner left half-done shows when it is read, not when the file is opened.
-        store.stats()
+        # What a process that was killed left half-done shows when it is read, not when the file is opened; and half a
+        # listing and an error would be worse than none. So every shard is asked once, by way of keys that are not
+        # there: that a shard is missed by 16 random keys for each there is has a chance of about one in ten million.
+        probes = store.stats().shards * 16
+        store.get_many([os.urandom(16) for _ in range(probes)])
     except BaseException:
         store.close()
         raise

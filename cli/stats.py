@@ -33,10 +33,11 @@ def stats(store: str, as_json: bool) -> None:
         return
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
-        out.write(f"{name:<{width}}  {_show(value)}\n".encode("utf-8", "backslashreplace"))
+        out.write(f"{name:<{width}}  {_show(name, value)}\n".encode("utf-8", "backslashreplace"))
 
 
-def _show(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+def _show(name: str, value: object) -> str:
+    # Thousands are set apart where the figure is an amount.
+    if isinstance(value, int) and not name.endswith(("_ns", "_seed")):
         return f"{value:,}"
     return escape_text(value if isinstance(value, bytes) else str(value))

@@ -52,13 +52,16 @@ class StoreSink:
 
     def __init__(self, target: str, *, force: bool) -> None:
         self._target = os.path.realpath(target)
-        if os.path.lexists(self._target) and not force:
-            raise Failure(f"{target}: exists (--force replaces it; `mmkv import` adds to it)")
-        self._temporary = temporary_path(self._target)
+        self._force = force
+        self._temporary: str | None = None
         self._stack = contextlib.ExitStack()
-        store = self._stack.enter_context(open_for_writing(self._temporary, create=True))
-        self._batch = Batch(store)
-        self._pending = True
+
+    def open(self) -> None:
+        """Create the store."""
+        if os.path.lexists(self._target) and not self._force:
+            raise Failure(f"{self._target}: exists (--force replaces it; `mmkv import` adds to it)")
+        self._temporary = temporary_path(self._target)
+        self._batch = Batch(self._stack.enter_context(open_for_writing(self._temporary, create=True)))
 
     def check(self, key: bytes) -> None:
         """Accept: every key of a store fits another."""
@@ -72,15 +75,17 @@ class StoreSink:
         self._batch.flush()
         self._batch.sync()
         self._stack.close()
+        assert self._temporary is not None
         os.rename(self._temporary, self._target)
-        self._pending = False
+        self._temporary = None
         sync_directory(os.path.dirname(self._target))
 
     def abort(self) -> None:
         """Remove the unfinished store."""
-        if self._pending:
-            self._pending = False
+        if self._temporary is not None:
             try:
                 self._stack.close()
             finally:
-                os.unlink(self._temporary)
+                with contextlib.suppress(FileNotFoundError):  # interrupted before it was made
+                    os.unlink(self._temporary)
+                self._temporary = None

@@ -115,8 +115,13 @@ class TableSink:
 
     def __init__(self, path: str, kind: str) -> None:
         self._replacement = Replacement(path)
+        self._delimiter = DELIMITERS[kind]
+
+    def open(self) -> None:
+        """Create the file and name the columns."""
+        self._replacement.open()
         encoder = _Encoder(self._replacement.file)
-        self._writer = csv.writer(encoder, delimiter=DELIMITERS[kind], lineterminator="\n")
+        self._writer = csv.writer(encoder, delimiter=self._delimiter, lineterminator="\n")
         self._writer.writerow(COLUMNS)
 
     def check(self, key: bytes) -> None:

@@ -123,12 +123,16 @@ class TreeSink:
     """
 
     def __init__(self, target: str, *, is_exported: Callable[[bytes], bool], store: str) -> None:
-        os.makedirs(target, exist_ok=True)
         self._target = target
         self._is_exported = is_exported
-        self._root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-        self._name_max = os.fpathconf(self._root, "PC_NAME_MAX")
         self._store_key = _relative(store, target)
+        self._root = -1
+
+    def open(self) -> None:
+        """Make the directory if it is missing, and hold on to it."""
+        os.makedirs(self._target, exist_ok=True)
+        self._root = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY)
+        self._name_max = os.fpathconf(self._root, "PC_NAME_MAX")
 
     def check(self, key: bytes) -> None:
         """Raise UnsafeKey for a key that is not a relative path below the target, or whose path another key blocks.
@@ -209,8 +213,8 @@ class TreeSink:
 
     def _write_file(self, folder: int, key: bytes, name: bytes, value: bytes) -> None:
         temporary = temporary_name()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
         try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
             with open(descriptor, "wb", buffering=0) as file:
                 view = memoryview(value)
                 while view:

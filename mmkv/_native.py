@@ -46,70 +46,68 @@ CLOSED: Final = -2
 
 
 def failure(code: int, os_errno: int, offset: int, pid: int, text: str, path: str | None) -> BaseException:
-    """The exception that a code of the engine stands for. Every error of the engine is made here."""
+    """Make the exception that a code of the engine stands for; every error of the engine is made here."""
     name = path if path is not None else "store"
     exception = _exception(code, os_errno, offset, pid, text, name)
     if isinstance(exception, errors.Error):
-        exception.path = path
+        exception._path = path
     if isinstance(exception, errors.CorruptStoreError):
-        exception.offset = offset or None
+        exception._offset = offset or None
     if isinstance(exception, errors.LockTimeoutError):
-        exception.pid = pid or None
+        exception._pid = pid or None
     return exception
 
 
 def _exception(code: int, os_errno: int, offset: int, pid: int, text: str, name: str) -> BaseException:
-    detail = f": {text}" if text else ""
+    # Each message names the file, the cause (in the engine's words) and, where there is something, what to do.
     match code:
         case _ if code == CLOSED:
             return errors.ClosedError(f"{name}: the store is closed")
         case lib.MMKV_FULL:
             # A limit of ours has no errno of its own; "no space left" is what it is.
-            return errors.StoreFullError(os_errno or errno.ENOSPC, f"no room in the store{detail}", name)
+            return errors.StoreFullError(os_errno or errno.ENOSPC, text or "no room in the store", name)
         case lib.MMKV_OS if os_errno in (errno.ENOSPC, errno.EDQUOT):
-            return errors.StoreFullError(os_errno, f"{os.strerror(os_errno)}{detail}", name)
+            return errors.StoreFullError(os_errno, text or os.strerror(os_errno), name)
         case lib.MMKV_OS:
-            return OSError(os_errno, f"{os.strerror(os_errno)}{detail}", name)
+            reason = os.strerror(os_errno)
+            step = text.removesuffix(reason).rstrip(": ")
+            # That it was an open that failed goes without saying.
+            return OSError(os_errno, reason if step in ("", "open", "create") else f"{reason} ({step})", name)
         case lib.MMKV_CORRUPT:
             where = f" (offset {offset})" if offset else ""
             return errors.CorruptStoreError(
-                f"{name}: the store is damaged{detail}{where}; `mmkv check` lists what is wrong"
+                f"{name}: the store is damaged: {text or 'it contradicts itself'}{where}; `mmkv check` says where"
             )
         case lib.MMKV_NOT_A_STORE:
-            return errors.NotAStoreError(f"{name}: not an mmkv store{detail}")
+            return errors.NotAStoreError(f"{name}: {text or 'the file is not an mmkv store'}")
         case lib.MMKV_VERSION:
-            return errors.VersionError(
-                f"{name}: made by a version of mmkv that this one does not know{detail}; upgrade mmkv"
-            )
+            return errors.VersionError(f"{name}: {text or 'made by another version of mmkv'}; a newer mmkv may open it")
         case lib.MMKV_LOCK_TIMEOUT:
-            holder = f" by process {pid}" if pid else ""
-            return errors.LockTimeoutError(
-                errno.ETIMEDOUT, f"a lock is held{holder}{detail}; see to that process, or raise lock_timeout", name
-            )
+            hint = "; see to that process, or raise lock_timeout" if pid else ""
+            return errors.LockTimeoutError(errno.ETIMEDOUT, (text or "a lock is held by a live process") + hint, name)
         case lib.MMKV_IN_USE:
-            holder = f" by process {pid}" if pid else ""
-            return errors.LockTimeoutError(errno.EBUSY, f"the store is in use{holder}{detail}", name)
+            return errors.LockTimeoutError(errno.EBUSY, text or "the store is in use", name)
         case lib.MMKV_READ_ONLY:
             return errors.ReadOnlyError(
-                f"{name}: the store is open for reading only{detail}; open it with mode 'w' to write"
+                f"{name}: {text or 'the store is open for reading only'}; mode 'w' opens it to write"
             )
         case lib.MMKV_NEEDS_RECOVERY:
-            return errors.ReadOnlyError(
-                f"{name}: the store was not closed cleanly and only a writer can recover it{detail}; "
-                "open it once with mode 'w'"
-            )
+            return errors.ReadOnlyError(f"{name}: {text or 'the store has to be recovered first: open it with mode w'}")
         case lib.MMKV_STALE:
             return errors.ConflictError(
-                f"{name}: the store has been opened for writing since this private copy was made{detail}; open it again"
+                f"{name}: {text or 'the original of this private copy has changed'}; open it again"
             )
         case lib.MMKV_INVALID:
-            return ValueError(text or "an argument is out of range")
+            text = text.replace("set any_file_system", "set MMKV_ANY_FILE_SYSTEM=1 in the environment")
+            return ValueError(f"{name}: {text or 'an argument is out of range'}")
         case lib.MMKV_NO_MEMORY:
-            return MemoryError(text or "out of memory")
+            return MemoryError(f"{name}: {text or 'out of memory'}")
+        case lib.MMKV_INTERRUPTED:
+            return InterruptedError(errno.EINTR, text or "interrupted by a signal", name)
         case lib.MMKV_STOPPED:
-            return errors.Error(f"{name}: stopped by its progress callback")
+            return errors.Error(f"{name}: {text or 'stopped by its progress callback'}")
         case _:
-            return errors.Error(f"{name}: unexpected code {code} of the engine{detail}")
+            return errors.Error(f"{name}: unexpected code {code} of the engine: {text}")
 
 
 def last_failure(code: int, path: str | None) -> BaseException:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 
 class Error(Exception):
-    """The base of all exceptions that are particular to mmkv.
+    """The base of all exceptions that are particular to mmkv."""
 
-    `path` is the store's file, where known.
-    """
+    _path: str | None = None
 
-    path: str | None = None
+    @property
+    def path(self) -> str | None:
+        """The store's file, where known."""
+        return self._path
 
 
 class StoreFullError(Error, OSError):
@@ -25,9 +27,14 @@ class StoreFullError(Error, OSError):
 
 
 class CorruptStoreError(Error):
-    """The file contradicts itself; `offset` is the byte position in the file where that was noticed, or None."""
+    """The file contradicts itself."""
 
-    offset: int | None = None
+    _offset: int | None = None
+
+    @property
+    def offset(self) -> int | None:
+        """The byte position in the file where that was noticed, or None."""
+        return self._offset
 
 
 class NotAStoreError(Error):
@@ -41,10 +48,15 @@ class VersionError(Error):
 class LockTimeoutError(Error, TimeoutError):
     """A live process has kept a lock for longer than `lock_timeout`, or the whole store where it must not be shared.
 
-    Also a `TimeoutError`. `pid` is the process that holds it, as its own system numbers it, or None.
+    Also a `TimeoutError`.
     """
 
-    pid: int | None = None
+    _pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds it, as its own system numbers it, or None."""
+        return self._pid
 
 
 class ReadOnlyError(Error):

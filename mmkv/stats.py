@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Stats:
     """Figures about a store at one moment. Sizes are in bytes; "whole pages" are those that belong to no record.
 

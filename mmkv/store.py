@@ -152,12 +152,12 @@ class Store(Hot, MutableMapping[bytes, bytes]):
     @property
     def epoch(self) -> int:
         """The epoch being written: `sync` ends it and makes it durable."""
-        return int(self._call(lib.mmkv_epoch))
+        return self._ask(lib.mmkv_epoch)
 
     @property
     def durable_epoch(self) -> int:
         """The last epoch known to be durable: what a power cut would leave, at least."""
-        return int(self._call(lib.mmkv_durable_epoch))
+        return self._ask(lib.mmkv_durable_epoch)
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -168,16 +168,17 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             raise ClosedError(f"{self._path}: the store is closed and cannot be pickled")
         if self._mode == "p":
             raise TypeError(f"{self._path}: a private copy cannot be pickled: its changes are in this process only")
-        # Opening a new store once more must not empty it.
-        return _reopen, (type(self), self._path, "w" if self._mode == "n" else self._mode, self._options)
+        # Opened again it must not be emptied, nor made anew when the file is gone.
+        return _reopen, (type(self), self._path, "r" if self._mode == "r" else "w", self._options)
 
     # ---- closing ----
 
     def close(self) -> None:
         """Close the store; a second time does nothing.
 
-        Except with `sync="manual"` everything written before is durable when it returns. Calls that other threads are
-        in the middle of come to their proper end, and the last of them lets go of the file; later ones raise ClosedError.
+        Except with `sync="manual"` everything written before is durable when it returns. Calls that other
+        threads are in the middle of come to their proper end, and the last of them lets go of the file; later ones
+        raise ClosedError.
 
         Raises:
             OSError: the checkpoint failed; the store is closed nevertheless.
@@ -218,13 +219,11 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         if background is not None and not self.closed:
             self._background = _lifetime.Background(self, background.seconds)
 
-    def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        # An engine call that may be interrupted, on a handle that stays open meanwhile.
+    def _ask(self, function: Callable[[Any], Any]) -> int:
+        # An engine call that cannot fail.
         handle = ffi.cast("mmkv_store *", self._enter())
         try:
-            while (result := function(handle, *arguments)) == lib.MMKV_INTERRUPTED:
-                pass  # Python runs the signal's handler before it gets here
-            return result
+            return int(function(handle))
         finally:
             self._leave()
 
@@ -293,8 +292,8 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         """Check the whole store: the checksum of every live record, the index, the descriptors, counters, free maps.
 
         Args:
-            progress: called now and then with the bytes done and the bytes in all. What it raises ends the check and is
-                passed on.
+            progress: called now and then with the records done and the records in all. What it raises ends the check
+                and is passed on.
 
         Returns:
             A `Report`: `ok`, `records` and `errors`. A damaged store is not an exception here.
@@ -349,15 +348,51 @@ class Store(Hot, MutableMapping[bytes, bytes]):
                     yield key, late
 
     def keys(self) -> Keys:
-        """Return a live, set-like view of the keys."""
+        """Return a live, set-like view of the keys.
+
+        Returns:
+            A view that streams when it is iterated, whatever the size of the store.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.update({b"a": b"1", b"b": b"2"})
+            ...         sorted(db.keys() & {b"b", b"c"})
+            [b'b']
+        """
         return Keys(self)
 
     def values(self) -> Values:
-        """Return a live view of the values."""
+        """Return a live view of the values.
+
+        Returns:
+            A view that streams when it is iterated, whatever the size of the store.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.update({b"a": b"1", b"b": b"2"})
+            ...         sum(int(value) for value in db.values())
+            3
+        """
         return Values(self)
 
     def items(self) -> Items:
-        """Return a live, set-like view of the (key, value) pairs. `dict(db.items())` is a copy in memory."""
+        """Return a live, set-like view of the (key, value) pairs.
+
+        Returns:
+            A view that streams when it is iterated, whatever the size of the store; each pair is read atomically.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.update({b"a": b"1"})
+            ...         dict(db.items())
+            {b'a': b'1'}
+        """
         return Items(self)
 
     def popitem(self) -> tuple[bytes, bytes]:

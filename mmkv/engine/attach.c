@@ -18,7 +18,7 @@ bool slot_alive(mmkv_store *s, uint32_t slot)
     bool held;
     if (!slot || slot >= FMT_PROCESSES) return false;
     if (s->private_) return slot == s->slot; /* nobody else can see these pages */
-    return os_lock_held(s->fd, FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
+    return os_lock_held(file_of(s), FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
 }
 
 /* Is a writer other than this handle attached? */
@@ -26,8 +26,8 @@ static int others(mmkv_store *s, bool *there)
 {
     bool before = false, after = false;
     uint32_t mine = s->slot_page ? s->slot : FMT_PROCESSES;
-    int rc = mine > 0 ? os_lock_held(s->fd, FMT_LOCK_PROCESS, mine, &before) : 0;
-    if (!rc && mine + 1 < FMT_PROCESSES) rc = os_lock_held(s->fd, FMT_LOCK_PROCESS + mine + 1, FMT_PROCESSES - mine - 1, &after);
+    int rc = mine > 0 ? os_lock_held(file_of(s), FMT_LOCK_PROCESS, mine, &before) : 0;
+    if (!rc && mine + 1 < FMT_PROCESSES) rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS + mine + 1, FMT_PROCESSES - mine - 1, &after);
     *there = before || after;
     return rc;
 }
@@ -91,7 +91,7 @@ static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slo
         for (uint32_t i = 1; i < FMT_PROCESSES; i++) {
             bool got = false;
             if ((load32(&process_of(s, i)->state) != 0) != dead) continue;
-            int rc = os_hold_byte(s->fd, FMT_LOCK_PROCESS + i, fork_shares, page, &got);
+            int rc = os_hold_byte(file_of(s), FMT_LOCK_PROCESS + i, fork_shares, page, &got);
             if (rc) return rc;
             if (!got) continue;
             *slot = i;
@@ -266,7 +266,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     if (!s->writable || s->private_ || !s->slot_page) return 0;
     if (with_checkpoint) rc = checkpoint(s, mmkv_epoch(s), &epoch);
     /* Marking clean needs that nobody comes or writes meanwhile. */
-    if (!(rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got))) {
+    if (!(rc2 = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got))) {
         if (with_checkpoint && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = checkpoint(s, mmkv_epoch(s), &epoch); /* of what others wrote since, if they did */
             if (!rc) rc = checkpoint_mark_clean(s);
@@ -275,7 +275,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     }
     os_release_byte(s->slot_page);
     s->slot_page = NULL;
-    if (!rc2) rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    if (!rc2) rc2 = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
     return rc ? rc : rc2;
 }
 
@@ -331,6 +331,7 @@ static void after_fork_in_child(void)
         }
         s->fork_page = NULL;
         pthread_mutex_init(&s->map_mutex, NULL);
+        pthread_mutex_init(&s->file_mutex, NULL);
     }
     pthread_mutex_init(&handles_mutex, NULL);
 }

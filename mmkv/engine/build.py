@@ -126,7 +126,7 @@ class BuildExt(build_ext):
         ffi.emit_c_code(str(bindings))  # leaves an equal file alone
         write_if_changed(generated / "flags.txt", " ".join(FLAGS + extra))
 
-        sources = [path for path in HERE.glob("*.c") if CPYTHON or path.name != "hot.c"]
+        sources = [path for path in HERE.glob("*.c") if CPYTHON or not path.name.startswith("hot")]
         ext.sources = [str(bindings), *sorted(os.path.relpath(path) for path in sources)]
         ext.depends = [str(path) for path in sorted(HERE.glob("*.h"))] + [str(generated / "flags.txt")]
         ext.include_dirs = [*ext.include_dirs, str(HERE), str(generated)]

@@ -426,7 +426,7 @@ static int check_pages(struct check *k)
 int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records)
 {
     struct check k = { .s = s, .progress = progress, .problem = problem, .context = context, .total = mmkv_count(s) };
-    int rc = os_lock_held(s->fd, FMT_LOCK_PROCESS, FMT_PROCESSES, &k.writers);
+    int rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k.writers);
     *records = 0;
     if (rc) return rc;
     if (zones_valid(s, load(&allocator_of(s)->zone_count), load(&control_of(s)->file_length)) != load(&allocator_of(s)->zone_count)) {

@@ -215,7 +215,7 @@ int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
     uint64_t now = load_acquire(&control_of(s)->epoch);
     if (wait) return checkpoint(s, now, epoch);
     *epoch = now;
-    return s->private_ ? 0 : os_flush_file_start(s->fd, 0, 0);
+    return s->private_ ? 0 : os_flush_file_start(file_of(s), 0, 0);
 }
 
 uint64_t mmkv_epoch(const mmkv_store *s) { return load_acquire(&control_of(s)->epoch); }

@@ -48,7 +48,7 @@ struct mmkv_store {
     const struct fmt_control *shared_control; /* mode "p": the original's, to notice writers */
     uint64_t attach_seen;
     uint64_t zones_start;
-    pthread_mutex_t map_mutex;
+    pthread_mutex_t map_mutex, file_mutex;
     struct reservation { uint8_t *base; uint64_t length; } reservations[24];
     uint32_t reservation_count;
     struct identity identity;
@@ -59,7 +59,7 @@ struct mmkv_store {
     void *fork_page;
     uint32_t fork_slot, fork_me;
     bool fork_failed;
-    char *path;
+    char *path;                  /* absolute */
 };
 
 /* ---- errors (store.c) ---- */
@@ -70,8 +70,9 @@ extern mmkv_hash_function engine_hash;
 
 /* ---- os.c: the only system calls ---- */
 int os_open(const char *path, bool write, int *fd);                      /* never follows a symbolic link */
-int os_create(const char *path, uint32_t permissions, int *fd);          /* a nameless file beside `path` */
-int os_publish(int fd, const char *path, bool replace, bool *exists);    /* give it its name, make the name durable */
+int os_create(const char *path, uint32_t permissions, int *fd, char **name);
+void os_discard(char *name);
+int os_publish(int fd, char *name, const char *path, bool replace, bool *exists); /* and make the name durable */
 int os_reopen(int fd, bool write, int *again);                           /* another description of the same file */
 void os_close(int fd);
 int os_length(int fd, uint64_t *length);
@@ -83,6 +84,8 @@ int os_punch(int fd, uint64_t offset, uint64_t length);
 int os_no_copy_on_write(int fd);
 bool os_file_system_is_local(int fd, char *name, size_t capacity);
 int os_identity(int fd, struct identity *identity);
+bool os_same_file(int fd, const struct identity *identity);
+char *os_absolute(const char *path);                 /* NULL if it cannot be told */
 int os_reserve(uint64_t length, uint8_t **base);
 int os_map(uint8_t *at, uint64_t length, int fd, uint64_t offset, bool write, bool private_);
 int os_map_anonymous(uint8_t *at, uint64_t length);
@@ -107,6 +110,7 @@ void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)
 uint64_t os_map_page_size(void);
 
 /* ---- map.c: from offset to pointer ---- */
+int file_of(mmkv_store *s);                          /* the descriptor to use: see there */
 int map_open(mmkv_store *s, uint64_t length);
 void map_close(mmkv_store *s);
 int map_more(mmkv_store *s, uint64_t length);

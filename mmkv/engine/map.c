@@ -8,6 +8,23 @@
 
 #define RESERVE_FIRST (1ull << 40)
 
+/* The file's descriptor. Other code of the process may have closed it (daemons close all they find), and its number may
+ * mean another file by now: then the file is opened again by its name. -1, which every system call refuses, if it cannot
+ * be: the mapping, and the locks, live on without. */
+int file_of(mmkv_store *s)
+{
+    if (likely(os_same_file(s->fd, &s->identity))) return s->fd;
+    int fd = -1;
+    pthread_mutex_lock(&s->file_mutex);
+    if (os_same_file(s->fd, &s->identity)) fd = s->fd;
+    else if (!os_open(s->path, s->writable && !s->private_, &fd)) {
+        if (os_same_file(fd, &s->identity)) s->fd = fd;
+        else os_close(fd), fd = -1;
+    }
+    pthread_mutex_unlock(&s->file_mutex);
+    return fd;
+}
+
 static int reserve(mmkv_store *s, uint64_t least)
 {
     if (s->reservation_count == sizeof s->reservations / sizeof *s->reservations)
@@ -28,11 +45,11 @@ static int reserve(mmkv_store *s, uint64_t least)
 static int map_piece(mmkv_store *s, uint8_t *base, uint64_t from, uint64_t to)
 {
     uint64_t length;
-    if (!s->private_) return os_map(base + from, to - from, s->fd, from, s->writable, false);
-    int rc = os_length(s->fd, &length);
+    if (!s->private_) return os_map(base + from, to - from, file_of(s), from, s->writable, false);
+    int rc = os_length(file_of(s), &length);
     if (rc) return rc;
     uint64_t page = os_map_page_size(), end = (length + page - 1) / page * page, middle = end < from ? from : end < to ? end : to;
-    if (middle > from && (rc = os_map(base + from, middle - from, s->fd, from, true, true))) return rc;
+    if (middle > from && (rc = os_map(base + from, middle - from, file_of(s), from, true, true))) return rc;
     return to > middle ? os_map_anonymous(base + middle, to - middle) : 0;
 }
 
@@ -60,7 +77,7 @@ int map_more(mmkv_store *s, uint64_t length)
     uint64_t file_length = load_acquire(&control_of(s)->file_length), actual;
     if (length > file_length || length < FMT_PAGE) return MMKV_CORRUPT;
     if (!s->private_) {
-        if (os_length(s->fd, &actual) || actual < file_length) return MMKV_CORRUPT;
+        if (os_length(file_of(s), &actual) || actual < file_length) return MMKV_CORRUPT;
     }
     int rc = 0;
     pthread_mutex_lock(&s->map_mutex);

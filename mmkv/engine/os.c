@@ -59,28 +59,30 @@ static int random_name(const char *path, char **name)
     return 0;
 }
 
-int os_create(const char *path, uint32_t permissions, int *fd)
+/* A new file beside `path`: nameless, or, where the file system has no such files, of a random name (*name). */
+int os_create(const char *path, uint32_t permissions, int *fd, char **name)
 {
     char *directory;
+    *name = NULL;
     int rc = directory_of(path, &directory);
     if (rc) return rc;
     *fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions & 07777);
     if (*fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
-        /* A file system without nameless files: a random name, taken away again at once. */
-        char *name;
-        rc = random_name(path, &name);
-        if (!rc) {
-            *fd = open(name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, permissions & 07777);
-            if (*fd < 0) rc = fail_os("create");
-            else unlink(name);
-            free(name);
-        }
-    } else if (*fd < 0) {
-        rc = fail_os("create");
+        if (!(rc = random_name(path, name)))
+            *fd = open(*name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, permissions & 07777);
     }
-    if (!rc && fchmod(*fd, permissions & 07777)) { rc = fail_os("fchmod"); os_close(*fd); }
+    if (!rc && *fd < 0) rc = fail_os("create");
+    if (!rc && fchmod(*fd, permissions & 07777)) { rc = fail_os("fchmod"); os_close(*fd); } /* whatever the umask */
+    if (rc) os_discard(*name);
     free(directory);
     return rc;
+}
+
+/* Forget a file made by os_create that is not to be published. */
+void os_discard(char *name)
+{
+    if (name) unlink(name);
+    free(name);
 }
 
 static int flush_directory(const char *path)
@@ -98,22 +100,25 @@ static int flush_directory(const char *path)
     return rc;
 }
 
-int os_publish(int fd, const char *path, bool replace, bool *exists)
+/* Give the file its name: in place of what has it, or only if nothing does (*exists). `name` is gone afterwards. */
+int os_publish(int fd, char *name, const char *path, bool replace, bool *exists)
 {
-    char source[64], *name = NULL;
+    char source[64];
     int rc = 0;
     *exists = false;
     snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
     if (replace) {
-        if ((rc = random_name(path, &name))) return rc;
-        if (linkat(AT_FDCWD, source, AT_FDCWD, name, AT_SYMLINK_FOLLOW)) rc = fail_os("link");
-        else if (rename(name, path)) { rc = fail_os("rename"); unlink(name); }
-        free(name);
-    } else if (linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) {
-        if (errno == EEXIST) { *exists = true; return 0; }
-        rc = fail_os("link");
+        if (!name) {
+            if ((rc = random_name(path, &name))) return rc;
+            if (linkat(AT_FDCWD, source, AT_FDCWD, name, AT_SYMLINK_FOLLOW)) rc = fail_os("link");
+        }
+        if (!rc && rename(name, path)) rc = fail_os("rename");
+    } else if (linkat(AT_FDCWD, name ? name : source, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) {
+        if (errno == EEXIST) *exists = true;
+        else rc = fail_os("link");
     }
-    return rc ? rc : flush_directory(path);
+    os_discard(name);
+    return rc || *exists ? rc : flush_directory(path);
 }
 
 int os_reopen(int fd, bool write, int *again)
@@ -259,6 +264,17 @@ int os_identity(int fd, struct identity *identity)
     int generation = 0;
     if (!ioctl(fd, FS_IOC_GETVERSION, &generation)) identity->generation = (uint32_t)generation;
     return 0;
+}
+
+bool os_same_file(int fd, const struct identity *identity)
+{
+    struct stat st;
+    return fd >= 0 && !fstat(fd, &st) && st.st_dev == identity->device && st.st_ino == identity->inode;
+}
+
+char *os_absolute(const char *path)
+{
+    return realpath(path, NULL);
 }
 
 /* ---- memory ---- */

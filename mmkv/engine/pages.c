@@ -9,7 +9,7 @@
  * an intent: while the log is not empty, rollback sets all of the extent's bits back to what they were. */
 #include "engine.h"
 
-enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 8 };
+enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 8, KEEP_MIN = 64 };
 
 /* ---- bits ---- */
 
@@ -340,12 +340,12 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
         return fail(MMKV_FULL, offset, "the store may not grow past %llu bytes%s", (unsigned long long)limit,
                     s->max_size ? " (max_size)" : "");
     if (limit - offset < want * FMT_PAGE) want = least;
-    int rc = os_length(s->fd, &physical);
+    int rc = os_length(file_of(s), &physical);
     if (rc) return rc;
     if (!s->private_) {
-        if ((rc = os_allocate(s->fd, offset, want * FMT_PAGE)) && want > least) {
+        if ((rc = os_allocate(file_of(s), offset, want * FMT_PAGE)) && want > least) {
             want = least;
-            rc = os_allocate(s->fd, offset, want * FMT_PAGE);
+            rc = os_allocate(file_of(s), offset, want * FMT_PAGE);
         }
         if (rc) return rc;
     }
@@ -438,7 +438,7 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
     uint64_t hole = next_bit(zone.holes, page, page + pages, true);
     if (hole < page + pages) {
         if (flags & MMKV_NO_WAIT) { rc = MMKV_WOULD_BLOCK; goto out; }
-        if (!s->private_ && (rc = os_allocate(s->fd, zone.offset + page * FMT_PAGE, pages * FMT_PAGE))) goto out;
+        if (!s->private_ && (rc = os_allocate(file_of(s), zone.offset + page * FMT_PAGE, pages * FMT_PAGE))) goto out;
         bits_set(zone.holes, page, pages, false);
     }
     struct fmt_zone_state *state = zone_state_of(s, zone.number);
@@ -500,7 +500,7 @@ static int punch(struct op *a)
         for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
             idle += (uint64_t)__builtin_popcountll(load(&zone.free[w]) & ~load(&zone.holes[w]));
     }
-    uint64_t used = total - p->free_pages, keep = used / 8 > 16 ? used / 8 : 16;
+    uint64_t used = total - p->free_pages, keep = used / 8 > KEEP_MIN ? used / 8 : KEEP_MIN;
     for (uint64_t i = p->zone_count; i-- > 0 && idle > keep;) { /* from the end, so that what stays is at the front */
         if ((rc = zone_get(s, i, &zone))) return rc;
         for (uint64_t from = zone.first; from < zone.pages && idle > keep;) {
@@ -509,7 +509,7 @@ static int punch(struct op *a)
             for (uint64_t q = start; q < end; q++) backed += !bit_get(zone.holes, q);
             if (backed && end - start >= PUNCH_RUN_MIN) {
                 bits_set(zone.holes, start, end - start, true); /* first: a hole marked but not punched does no harm */
-                if (os_punch(s->fd, zone.offset + start * FMT_PAGE, (end - start) * FMT_PAGE)) return 0; /* not offered here */
+                if (os_punch(file_of(s), zone.offset + start * FMT_PAGE, (end - start) * FMT_PAGE)) return 0; /* not offered here */
                 idle -= backed;
                 /* let others in between punches */
                 pages_unlock(a);

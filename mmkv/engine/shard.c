@@ -198,36 +198,45 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
     return rc;
 }
 
-int mmkv_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
-             size_t *value_length, unsigned flags)
+/* Find and copy. *p and *link (not 0 for a value in an extent of its own, if it was copied) say what was found. */
+static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+                             size_t *value_length, unsigned flags, struct place *p, uint64_t *link)
 {
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct fmt_shard *sh = shard_of(s, shard);
     uint64_t version, started = 0;
-    struct place p;
     int rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
     if (unlikely((rc = stale(s)))) return rc;
     for (int tries = 0;; tries++) {
+        *link = 0;
         if (likely(read_begin(&sh->l, &version))) {
-            rc = index_find(s, sh, hash, key, key_length, &p);
-            uint64_t link = 0;
+            rc = index_find(s, sh, hash, key, key_length, p);
             if (likely(!rc) && value_length) {
-                if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) link = published(s, &p);
-                rc = copy_value(s, &p, buffer, capacity, value_length);
+                if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) *link = published(s, p);
+                rc = copy_value(s, p, buffer, capacity, value_length);
             }
-            if (likely(read_valid(&sh->l, version))) return rc == MMKV_CORRUPT ? corrupt_record(p.record) : rc;
-            if (!rc && still_there(s, sh, hash, key, key_length, &p, link)) return 0;
+            if (likely(read_valid(&sh->l, version))) return rc == MMKV_CORRUPT ? corrupt_record(p->record) : rc;
+            if (!rc && still_there(s, sh, hash, key, key_length, p, *link)) return 0;
         }
         if (tries < READ_TRIES) continue;
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-        if (s->writable) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, flags);
+        /* A long copy is not made under a lock: it goes on being tried. */
+        if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, flags);
         if (!started) started = os_now_ms();
         else if (os_now_ms() - started > s->lock_timeout_ms)
             return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process "
                         "that died; open the store with mode \"w\" to repair it", shard);
         os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
     }
+}
+
+int mmkv_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+             size_t *value_length, unsigned flags)
+{
+    struct place p;
+    uint64_t link;
+    return read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &p, &link);
 }
 
 int mmkv_contains(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags)
@@ -458,18 +467,25 @@ int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length
                 size_t *value_length, unsigned flags)
 {
     struct op op;
-    struct place p;
+    struct place p, copied;
+    uint64_t link = 0;
     int rc = read_only(s);
     if (unlikely(rc)) return rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
     if (unlikely((rc = write_ready(s, flags)))) return rc;
-    if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
-    rc = index_find(s, op.sh, hash, key, key_length, &p);
-    if (rc == MMKV_CORRUPT) corrupt_record(p.record);
-    if (!rc && buffer) rc = copy_value(s, &p, buffer, capacity, value_length);
-    if (!rc) rc = remove_at(&op, hash, &p);
-    if (!rc) rc = shrink(&op, hash);
-    shard_unlock(&op);
+    do {
+        /* A long value is copied before the lock is taken, and removed if it is still the one that was copied. */
+        if (buffer && capacity > COPY_MAX_UNDER_LOCK
+            && (rc = read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
+        if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
+        rc = index_find(s, op.sh, hash, key, key_length, &p);
+        if (rc == MMKV_CORRUPT) corrupt_record(p.record);
+        if (!rc && link && (p.record != copied.record || published(s, &p) != link)) rc = MMKV_WOULD_BLOCK;
+        else if (!rc && buffer && !link) rc = copy_value(s, &p, buffer, capacity, value_length);
+        if (!rc) rc = remove_at(&op, hash, &p);
+        if (!rc) rc = shrink(&op, hash);
+        shard_unlock(&op);
+    } while (link && rc == MMKV_WOULD_BLOCK);
     return rc;
 }
 

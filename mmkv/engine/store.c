@@ -89,9 +89,12 @@ static int format_file(int fd, uint32_t shards)
 
 static int create(const char *path, const mmkv_options *o, uint32_t shards, bool replace, int *fd, bool *exists)
 {
-    int rc = os_create(path, o->permissions, fd);
+    char *name;
+    int rc = os_create(path, o->permissions, fd, &name);
     if (rc) return rc;
-    if ((rc = format_file(*fd, shards)) || (rc = os_publish(*fd, path, replace, exists)) || *exists) {
+    if ((rc = format_file(*fd, shards))) os_discard(name);
+    else rc = os_publish(*fd, name, path, replace, exists);
+    if (rc || *exists) {
         os_close(*fd);
         *fd = -1;
     }
@@ -203,7 +206,9 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     s->progress = o->progress;
     s->progress_context = o->progress_context;
     pthread_mutex_init(&s->map_mutex, NULL);
-    if (!(rc = open_file(s, path, o)) && !(rc = attach(s, o->mode, o->any_file_system != 0))) {
+    pthread_mutex_init(&s->file_mutex, NULL);
+    if (!(rc = open_file(s, path, o)) && !(s->path = os_absolute(path))) rc = fail_os("find the absolute path");
+    if (!rc && !(rc = attach(s, o->mode, o->any_file_system != 0))) {
         handle_register(s);
         *store = s;
         return 0;
@@ -212,6 +217,7 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     if (s->slot_page) os_release_byte(s->slot_page);
     map_close(s);
     os_close(s->fd);
+    free(s->path);
     free(s);
     failure = kept;
     return rc;
@@ -224,7 +230,8 @@ int mmkv_close(mmkv_store *s, int with_checkpoint)
     handle_forget(s);
     map_close(s);
     if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / os_map_page_size() * os_map_page_size()), os_map_page_size());
-    os_close(s->fd);
+    if (os_same_file(s->fd, &s->identity)) os_close(s->fd); /* else the number is somebody else's by now */
+    free(s->path);
     free(s);
     failure = kept;
     return rc;

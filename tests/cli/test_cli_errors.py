@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.runner import Runner
+from tests.cli.runner import Runner, is_privileged
 
 READERS = [["get", "S", "k"], ["has", "S", "k"], ["count", "S"], ["list", "S"], ["stats", "S"], ["check", "S"]]
 READERS_AND_EXPORT = [*READERS, ["export", "S", "-"]]
@@ -110,7 +110,7 @@ def test_a_store_below_a_missing_directory_is_status_3(mmkv: Runner, tmp_path: P
     assert "No such file" in mmkv.fail(3, "put", tmp_path / "none" / "s.mmkv", "key", "value")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
+@pytest.mark.skipif(is_privileged(), reason="root may do anything")
 def test_permission_denied_is_status_3(mmkv: Runner, store: Path) -> None:
     mmkv("put", store, "key", "value")
     store.chmod(0)
@@ -121,7 +121,7 @@ def test_permission_denied_is_status_3(mmkv: Runner, store: Path) -> None:
         store.chmod(0o600)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
+@pytest.mark.skipif(is_privileged(), reason="root may do anything")
 def test_a_store_without_write_permission_can_be_read_but_not_written(mmkv: Runner, store: Path) -> None:
     mmkv("put", store, "key", "value")
     store.chmod(0o400)
@@ -142,7 +142,8 @@ def test_a_file_name_with_a_line_break_does_not_break_the_line(mmkv: Runner, tmp
 
 def test_a_full_disk_under_stdout_is_status_3(mmkv: Runner, store: Path) -> None:
     mmkv("put", store, "key", "value")
-    for arguments in (["get", store, "key"], ["list", store], ["export", "-q", store, "-"]):
+    commands: list[list[str | Path]] = [["get", store, "key"], ["list", store], ["export", "-q", store, "-"]]
+    for arguments in commands:
         with open("/dev/full", "wb") as full:
             process = mmkv.start(*arguments, stdout=full)
             _, error = process.communicate(timeout=60)

@@ -121,6 +121,12 @@ def modules() -> list[ModuleType]:
     return [importlib.import_module(name) for name in names]
 
 
+def has_docstring_of_its_own(cls: type, member: str) -> bool:
+    owner = next(base for base in cls.__mro__ if member in vars(base))
+    value = vars(owner)[member]
+    return (callable(value) or isinstance(value, property)) and owner.__module__.startswith("mmkv")
+
+
 def public() -> list[tuple[str, Any]]:
     """Every public name with a docstring of its own: exports, their methods and properties."""
     found: list[tuple[str, Any]] = [("mmkv", mmkv)]
@@ -131,7 +137,8 @@ def public() -> list[tuple[str, Any]]:
             found += [
                 (f"mmkv.{name}.{member}", getattr(value, member))
                 for member in dir(value)
-                if not member.startswith("_") and not (issubclass(value, tuple) and hasattr(tuple, member))
+                # Fields have their sentences in the source, and what is inherited from Python has Python's.
+                if not member.startswith("_") and has_docstring_of_its_own(value, member)
             ]
     return found
 

@@ -113,7 +113,7 @@ def test_changes_in_another_thread(filled: Any, rng: random.Random) -> None:
     worker = threading.Thread(target=churn, args=(filled, rng, stop.is_set))
     worker.start()
     try:
-        for round_ in range(40):
+        for round_ in range(15):
             check([key for key, _ in filled.items()] if round_ % 2 else list(filled))
     finally:
         stop.set()
@@ -139,7 +139,7 @@ def test_changes_in_another_process(filled: Any, path: Path) -> None:
         assert child.line() == "ready"
         before = filled.stats().data_bytes
         rounds = changed = 0
-        while rounds < 40 or not (changed or rounds > 5000):
+        while rounds < 15 or not (changed or rounds > 5000):
             check([key for key, _ in filled.items()] if rounds % 2 else list(filled))
             rounds += 1
             changed += filled.stats().data_bytes != before

@@ -388,8 +388,9 @@ def test_sync_while_threads_write(store: Any) -> None:
 
     def sync() -> None:
         try:
-            for _ in range(20):
+            for i in range(20):
                 epoch = store.epoch
+                store[b"mine"] = b"%d" % i
                 assert store.sync() >= epoch
                 assert store.durable_epoch >= epoch
         finally:
