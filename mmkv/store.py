@@ -53,7 +53,7 @@ def open(  # the name says what it is, as in dbm and gzip
             in the background, and by `close`. "always": before each operation returns.
         max_size: the length in bytes up to which the file may grow; None for no limit.
         shards: for a store being made, its number of independent parts, a power of two up to 1,024; None for 64.
-        perm: the permissions of a file being made, less the umask.
+        perm: the permissions of a file being made, whatever the umask.
         lock_timeout: seconds to wait for a live process that holds a lock before `LockTimeoutError`.
 
     Returns:

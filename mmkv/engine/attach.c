@@ -11,13 +11,15 @@
 
 #include "engine.h"
 
-bool slot_clean(const mmkv_store *s, int which);
+/* The name under which one who holds the attach lock and has no slot takes locks. It lives as long as that lock is held. */
+#define SETTLER FMT_LOCK_OWNER
 
 bool slot_alive(mmkv_store *s, uint32_t slot)
 {
     bool held;
-    if (!slot || slot >= FMT_PROCESSES) return false;
     if (s->private_) return slot == s->slot; /* nobody else can see these pages */
+    if (slot == SETTLER) return os_lock_held(file_of(s), FMT_LOCK_ATTACH, 1, &held) || held;
+    if (!slot || slot >= FMT_PROCESSES) return false;
     return os_lock_held(file_of(s), FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
 }
 
@@ -66,48 +68,73 @@ static void own(mmkv_store *s, uint32_t slot)
     store32(&p->state, 1);
 }
 
-/* Everything the dead owner of a slot held or had reserved. */
-static int settle_slot(mmkv_store *s, uint32_t slot)
+/* The locks that the dead owner of a slot held. The allocator first: settling a shard wants it. */
+static int settle_locks(mmkv_store *s, uint32_t slot)
+{
+    pages_settle_owner(s, slot);
+    int rc = shard_settle(s, slot);
+    uint32_t checkpoint = load32(&control_of(s)->checkpoint_lock);
+    if (!rc && (checkpoint & FMT_LOCK_OWNER) == slot)
+        __atomic_compare_exchange_n(&control_of(s)->checkpoint_lock, &checkpoint, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    return rc;
+}
+
+/* The extents that it had reserved; then the slot is free. Whoever took one of its locks over must have rolled back first,
+ * since a rollback may bring a reservation back: that is waited for, or, with MMKV_NO_WAIT, left to a later attach. */
+static int settle_reservations(mmkv_store *s, uint32_t slot, unsigned flags)
 {
     struct fmt_process *p = process_of(s, slot);
-    pages_settle_owner(s, slot); /* first: settling a shard wants the allocator */
-    int rc = shard_settle(s, slot);
-    if (rc) return rc;
-    uint32_t checkpoint = load32(&control_of(s)->checkpoint_lock);
-    if ((checkpoint & FMT_LOCK_OWNER) == slot)
-        __atomic_compare_exchange_n(&control_of(s)->checkpoint_lock, &checkpoint, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    struct op op;
+    int rc = 0;
+    for (uint32_t i = 0; i < s->shard_count; i++) {
+        if (!load32(&shard_of(s, i)->l.lock)) continue;
+        if ((rc = shard_lock(s, i, &op, flags))) return rc;
+        shard_unlock(&op);
+    }
+    if ((rc = pages_lock(s, &op, flags))) return rc;
+    pages_unlock(&op);
     for (int i = 0; i < 4 && !rc; i++) {
         if (p->reserved_extent[i] == 1) store(&p->reserved_extent[i], 0);
-        rc = pages_give(s, &p->reserved_extent[i], 0);
+        rc = pages_give(s, &p->reserved_extent[i], flags);
     }
     if (!rc) store32(&p->state, 0);
     return rc;
 }
 
-/* Take a slot: first those that say they are free, then those whose owner has died (R32: asking for each is quadratic). */
-static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot)
+/* Settle the slots whose owners died; `all`: nobody is attached, so that whoever they name is dead. The attach lock is
+ * held, so a settler before us, who may have been killed at it, is dead too. */
+static int settle_dead(mmkv_store *s, bool all)
 {
-    for (int dead = 0; dead < (fork_shares ? 1 : 2); dead++) {
-        for (uint32_t i = 1; i < FMT_PROCESSES; i++) {
-            bool got = false;
-            if ((load32(&process_of(s, i)->state) != 0) != dead) continue;
-            int rc = os_hold_byte(file_of(s), FMT_LOCK_PROCESS + i, fork_shares, page, &got);
-            if (rc) return rc;
-            if (!got) continue;
-            *slot = i;
-            return 0;
-        }
+    uint64_t dead[FMT_PROCESSES / 64] = { 0 };
+    bool held;
+    int rc = settle_locks(s, SETTLER);
+    for (uint32_t i = 1; i < FMT_PROCESSES && !rc; i++) {
+        if (i == s->slot || !process_of(s, i)->state) continue;
+        if (!all && (os_lock_held(file_of(s), FMT_LOCK_PROCESS + i, 1, &held) || held)) continue;
+        bits_set(dead, i, 1, true);
+        rc = settle_locks(s, i);
     }
-    return fail(MMKV_IN_USE, 0, "all %u process slots are taken: too many handles are open for writing", FMT_PROCESSES - 1);
+    for (uint32_t i = 1; i < FMT_PROCESSES && !rc; i++) {
+        if (!bit_get(dead, i)) continue;
+        rc = settle_reservations(s, i, all ? 0 : MMKV_NO_WAIT);
+        if (rc == MMKV_WOULD_BLOCK) rc = 0;
+    }
+    return rc;
 }
 
-/* Nobody is attached: whoever the slots name is dead. */
-static int settle_all(mmkv_store *s)
+/* Take a slot that says it is free; those of the dead become so by being settled. */
+static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot)
 {
-    int rc = 0;
-    for (uint32_t i = 1; i < FMT_PROCESSES && !rc; i++)
-        if (process_of(s, i)->state && i != s->slot) rc = settle_slot(s, i);
-    return rc;
+    for (uint32_t i = 1; i < FMT_PROCESSES; i++) {
+        bool got = false;
+        if (load32(&process_of(s, i)->state)) continue;
+        int rc = os_hold_byte(file_of(s), FMT_LOCK_PROCESS + i, fork_shares, page, &got);
+        if (rc) return rc;
+        if (!got) continue;
+        *slot = i;
+        return 0;
+    }
+    return fail(MMKV_IN_USE, 0, "all %u process slots are taken: too many handles are open for writing", FMT_PROCESSES - 1);
 }
 
 /* ---- attach ---- */
@@ -124,11 +151,9 @@ static bool control_plausible(mmkv_store *s, uint64_t physical)
 
 static int recover_as(mmkv_store *s)
 {
-    s->me = 1 | 1u << 12; /* alone, under the attach lock: any owner will do */
-    s->slot = 1;
+    s->me = SETTLER;
     int rc = recover(s);
     s->me = 0;
-    s->slot = 0;
     return rc;
 }
 
@@ -166,9 +191,8 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
             control_of(s)->clean = 1;
             control_of(s)->failed = 0;
         } else {
-            s->me = 1 | 1u << 12; /* only for the time of settling; slot 0 is nobody's, so that slot 1 is settled too */
-            s->slot = 0;
-            if (!(rc = settle_all(s))) rc = check_totals(s, &good);
+            s->me = SETTLER;
+            if (!(rc = settle_dead(s, true))) rc = check_totals(s, &good);
             s->me = 0;
             if (rc && rc != MMKV_CORRUPT) return rc;
         }
@@ -185,13 +209,14 @@ static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
     int rc;
     uint32_t slot;
     if (alone && (rc = prepare_alone(s, physical))) return rc;
-    if ((rc = take_slot(s, false, &s->slot_page, &slot))) return rc;
-    if (process_of(s, slot)->state) { /* its owner died: settle with the slot as ours, so that nobody else does */
-        s->slot = slot;
-        s->me = slot | ((process_of(s, slot)->incarnation + 1) & 0x7ffff) << 12;
-        if ((rc = settle_slot(s, slot))) return rc;
+    rc = take_slot(s, false, &s->slot_page, &slot);
+    if (rc == MMKV_IN_USE) { /* some may be of the dead */
+        s->me = SETTLER;
+        if ((rc = settle_dead(s, false)) || (rc = take_slot(s, false, &s->slot_page, &slot))) return rc;
     }
+    if (rc) return rc;
     own(s, slot);
+    if ((rc = settle_dead(s, false))) return rc;
     store(&control_of(s)->attach_count, control_of(s)->attach_count + 1);
     stamp_identity(s);
     return 0;
@@ -258,24 +283,34 @@ out:;
 
 /* ---- detach ---- */
 
+/* A handle being closed is past giving up: a signal only means to ask again. */
+static int lock_attach(mmkv_store *s, enum os_lock kind)
+{
+    bool got;
+    int rc;
+    while ((rc = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, kind, true, &got)) == MMKV_INTERRUPTED) {}
+    return rc;
+}
+
 int detach(mmkv_store *s, int with_checkpoint)
 {
-    bool got, there = false;
+    bool there = false;
     uint64_t epoch;
     int rc = 0, rc2;
     if (!s->writable || s->private_ || !s->slot_page) return 0;
-    if (with_checkpoint) rc = checkpoint(s, mmkv_epoch(s), &epoch);
+    if (with_checkpoint) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
     /* Marking clean needs that nobody comes or writes meanwhile. */
-    if (!(rc2 = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got))) {
+    if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
         if (with_checkpoint && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
-            rc = checkpoint(s, mmkv_epoch(s), &epoch); /* of what others wrote since, if they did */
+            rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
+            if (!rc) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {} /* of what others wrote since */
             if (!rc) rc = checkpoint_mark_clean(s);
         }
         store32(&process_of(s, s->slot)->state, 0);
     }
     os_release_byte(s->slot_page);
     s->slot_page = NULL;
-    if (!rc2) rc2 = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    if (!rc2) rc2 = lock_attach(s, OS_UNLOCK);
     return rc ? rc : rc2;
 }
 
@@ -286,6 +321,17 @@ int detach(mmkv_store *s, int with_checkpoint)
 static mmkv_store *handles;
 static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+/* Children that end without closing leave their slots to be settled: when no other is left, that is done now. */
+static int slot_for_child(mmkv_store *s)
+{
+    bool got;
+    int rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    if (rc != MMKV_IN_USE || os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, false, &got) || !got) return rc;
+    if (!(rc = settle_dead(s, false))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    return rc;
+}
+
 static void before_fork(void)
 {
     pthread_mutex_lock(&handles_mutex);
@@ -293,7 +339,7 @@ static void before_fork(void)
         pthread_mutex_lock(&s->map_mutex);
         s->fork_page = NULL;
         if (!s->slot_page) continue;
-        s->fork_failed = take_slot(s, true, &s->fork_page, &s->fork_slot) != 0;
+        s->fork_failed = slot_for_child(s) != 0;
         if (!s->fork_failed) {
             struct fmt_process *p = process_of(s, s->fork_slot);
             store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
@@ -320,7 +366,8 @@ static void after_fork_in_child(void)
         if (s->slot_page) {
             s->slot_page = s->fork_page; /* the parent's page was not inherited */
             if (s->fork_failed) {
-                s->writable = false; /* no slot: what it wrote could not be settled if it died */
+                s->writable = false; /* what it wrote could not be settled if it died */
+                s->slotless = true;
             } else {
                 os_hold_in_child(s->slot_page);
                 s->slot = s->fork_slot;

@@ -34,6 +34,7 @@ CPYTHON = platform.python_implementation() == "CPython"
 FLAGS = [
     "-std=gnu11",
     "-O2",
+    "-UNDEBUG",  # Python's own flags define it, and the engine's asserts are cheap
     "-Wall",
     "-Wextra",
     "-fvisibility=hidden",  # the init functions are exported by their own attribute, nothing else is

@@ -64,6 +64,8 @@ int check_totals(mmkv_store *s, bool *good)
 
 /* ---- verify ---- */
 
+enum { PROGRESS_RECORDS = 4096 };
+
 struct found { char kind[16], text[160]; uint64_t offset; void *key; size_t key_length; };
 
 struct check {
@@ -427,6 +429,7 @@ int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, voi
 {
     struct check k = { .s = s, .progress = progress, .problem = problem, .context = context, .total = mmkv_count(s) };
     int rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k.writers);
+    uint64_t told = 0;
     *records = 0;
     if (rc) return rc;
     if (zones_valid(s, load(&allocator_of(s)->zone_count), load(&control_of(s)->file_length)) != load(&allocator_of(s)->zone_count)) {
@@ -444,7 +447,9 @@ int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, voi
         if (!zone.extents) continue;
         for (uint64_t page = zone.first, pages; page < zone.pages; page += pages) {
             if ((rc = check_extent(&k, &zone, page, &pages))) goto out;
-            if (progress && !(page & 63) && progress(context, k.records, k.total)) {
+            if (!progress || k.records - told < PROGRESS_RECORDS) continue;
+            told = k.records;
+            if (progress(context, k.records, k.total)) {
                 rc = fail(MMKV_STOPPED, 0, "verify was stopped");
                 goto out;
             }

@@ -49,12 +49,12 @@ bool slot_clean(const mmkv_store *s, int which)
     return slot_of(s, which)->clean == clean_word(which, slot_of(s, which)->epoch);
 }
 
-/* The checkpoint lock is held over flushes: a live holder is waited for as long as it takes. */
+/* The checkpoint lock is held over flushes: a live holder is waited for as long as it takes, or until a signal comes. */
 static int lead(mmkv_store *s)
 {
-    bool died;
+    uint32_t dead; /* a dead leader leaves nothing to settle */
     int rc;
-    while ((rc = lock_word(s, &control_of(s)->checkpoint_lock, 0, &died)) == MMKV_LOCK_TIMEOUT) {}
+    while ((rc = lock_word(s, &control_of(s)->checkpoint_lock, INTERRUPTIBLE, &dead)) == MMKV_LOCK_TIMEOUT) {}
     return rc;
 }
 
@@ -91,7 +91,8 @@ int checkpoint_mark_dirty(mmkv_store *s)
         } else {
             store(&slot_of(s, which)->clean, 0);
             if (!s->private_) rc = os_flush(slot_of(s, which), FMT_PAGE);
-            if (!rc) store32(&control->clean, 0);
+            if (rc) remember_failure(s, rc);
+            else store32(&control->clean, 0);
         }
     }
     unlock_word(s, &control->checkpoint_lock);
@@ -104,7 +105,9 @@ int checkpoint_mark_clean(mmkv_store *s)
     struct fmt_control *control = control_of(s);
     int rc = 0, which = slot_newest(s);
     if (load32(&control->clean) || which < 0 || (rc = refuse_failed(s))) return rc;
-    if (!s->private_ && ((rc = os_flush(base_of(s), zones_end(s))))) return remember_failure(s, rc);
+    const void *whole = at(s, 0, zones_end(s));
+    if (!whole) return fail(MMKV_CORRUPT, 0, "the file is shorter than its zones");
+    if (!s->private_ && ((rc = os_flush(whole, zones_end(s))))) return remember_failure(s, rc);
     store(&slot_of(s, which)->clean, clean_word(which, slot_of(s, which)->epoch));
     if (!s->private_ && (rc = os_flush(slot_of(s, which), FMT_PAGE))) return remember_failure(s, rc);
     store32(&control->clean, 1);
@@ -137,8 +140,7 @@ static int cut(mmkv_store *s, uint64_t epoch, struct fmt_slot *slot)
     slot->epoch = epoch;
     slot->time_ns = os_now_ns();
     for (uint32_t i = 0; i < s->shard_count; i++) {
-        while ((rc = shard_lock(s, i, &op, 0)) == MMKV_LOCK_TIMEOUT) return rc;
-        if (rc) return rc;
+        if ((rc = shard_lock(s, i, &op, 0))) return rc;
         uint64_t now = (op.sh->epoch > epoch ? epoch : op.sh->epoch) & 1;
         slot->record_count += op.sh->count[now];
         slot->record_sum += op.sh->sum[now];
@@ -190,7 +192,8 @@ static int checkpoint_led(mmkv_store *s, uint64_t *epoch)
     store_release(&control->durable, e); /* pairs with the loads that decide on reuse */
     store(&control->checkpoint_count, control->checkpoint_count + 1);
     *epoch = e;
-    return pages_settle(s);
+    rc = pages_settle(s); /* e is durable whether or not there is time for this */
+    return rc == MMKV_CORRUPT ? rc : 0;
 }
 
 /* Group commit: return when everything written up to epoch `at_least` is durable, leading if nobody does. Those who wait

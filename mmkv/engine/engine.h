@@ -19,6 +19,7 @@
 enum {
     COPY_MAX_UNDER_LOCK = 32768, /* bytes; longer copies happen with no lock held (DESIGN section 3, R27) */
     READ_TRIES = 64,             /* optimistic reads before the lock is taken */
+    INTERRUPTIBLE = 0x100,       /* flag of lock_word: a signal ends the wait with MMKV_INTERRUPTED */
     LOCK_NAP_MS = 50             /* a waiter asks this often whether the owner is alive */
 };
 
@@ -55,10 +56,10 @@ struct mmkv_store {
     mmkv_progress progress;
     void *progress_context;
     struct mmkv_store *next;     /* all handles of this process, for fork */
-    int fork_fd;                 /* prepared for the child while fork is under way */
-    void *fork_page;
+    void *fork_page;             /* prepared for the child while fork is under way */
     uint32_t fork_slot, fork_me;
     bool fork_failed;
+    bool slotless;               /* a forked child for whom no process slot was left */
     char *path;                  /* absolute */
 };
 
@@ -175,7 +176,7 @@ struct op {
     uint32_t shard;
     unsigned flags;
 };
-int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, bool *died);
+int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
 void op_rollback(struct op *op);
 /* Before the first store of an operation: readers now wait for op_commit (pairs with read_begin). */
@@ -215,6 +216,13 @@ static inline void op_commit(struct op *op)
     store_release(&op->log->count, 0);
     kill_fence();
     store_release(&op->l->version, op->l->version + 1); /* pairs with read_begin */
+}
+/* Commit, or, when a step failed because the file contradicts itself, undo. */
+static inline int op_end(struct op *op, int rc)
+{
+    if (unlikely(rc)) op_rollback(op);
+    else op_commit(op);
+    return rc;
 }
 /* Optimistic reading: *version must be even, and the same when read_valid looks again. */
 static inline bool read_begin(const struct fmt_lockable *l, uint64_t *version)
@@ -323,6 +331,7 @@ int checkpoint_mark_dirty(mmkv_store *s);
 int checkpoint_mark_clean(mmkv_store *s);
 int slot_write(mmkv_store *s, int which, const struct fmt_slot *values);
 bool slot_valid(const mmkv_store *s, int which);
+bool slot_clean(const mmkv_store *s, int which);
 int slot_newest(const mmkv_store *s);                /* -1: none is valid */
 /* Called before the first lock of every write. */
 static inline int write_ready(mmkv_store *s, unsigned flags)

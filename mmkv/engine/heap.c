@@ -147,9 +147,7 @@ static int harvest(struct op *op, uint64_t offset)
     set(op, WORD(c->waiting), pair(c->waiting - freed, c->list));
     set(op, &c->waiting_epoch, oldest);
     set(op, &c->hint, 0);
-    int rc = list_place(op, c, offset);
-    op_commit(op);
-    return rc;
+    return op_end(op, list_place(op, c, offset));
 }
 
 /* A new chunk: from one page doubling to 64 KiB, about an eighth of what the class has already, so that what lies idle
@@ -164,8 +162,8 @@ static int add_chunk(struct op *op, uint32_t class_)
     while (order < FMT_CHUNK_ORDER_MAX && (k->pages >> order) >= 8) order++;
     if (order < least) order = least;
     uint64_t offset, pages = 1u << order;
-    int rc = pages_take(op->s, FMT_ZONE_HEAP, &pages, 1u << least, &sh->reserve[0], &offset, op->flags);
-    if (rc) return rc;
+    int rc = pages_give(op->s, &sh->reserve[0], op->flags); /* of an operation that could not finish */
+    if (rc || (rc = pages_take(op->s, FMT_ZONE_HEAP, &pages, 1u << least, &sh->reserve[0], &offset, op->flags))) return rc;
     order = (uint32_t)__builtin_ctzll(pages);
     struct fmt_chunk *c = at(op->s, offset, (uint64_t)FMT_PAGE << order);
     struct fmt_extent *e = extent_at(op->s, offset);
@@ -183,9 +181,7 @@ static int add_chunk(struct op *op, uint32_t class_)
     set(op, WORD(k->pages), pair(k->pages + (1u << order), k->singles));
     set(op, &sh->chunks, sh->chunks + 1);
     set(op, &sh->reserve[0], 0);
-    rc = list_place(op, c, offset);
-    op_commit(op);
-    return rc;
+    return op_end(op, list_place(op, c, offset));
 }
 
 /* After this a block of the class is free: one that was, one whose death has become durable, or one of a new chunk. */
@@ -339,8 +335,7 @@ int heap_trim(struct op *op)
             if (c && side) c = chunk_at(op->s, offset = c->prev, op->shard);
             if (!c || c->live) continue;
             op_begin(op);
-            int rc = kill_chunk(op, c, offset);
-            op_commit(op);
+            int rc = op_end(op, kill_chunk(op, c, offset));
             if (!rc) rc = shard_finish(op);
             if (rc) return rc;
         }

@@ -283,7 +283,8 @@ static bool distribute(const struct fmt_table *from, struct fmt_table *to[2], ui
 
 static int take_page(struct op *op, int i, uint64_t pages, uint64_t *offset)
 {
-    return pages_take(op->s, FMT_ZONE_INDEX, &pages, 0, &op->sh->reserve[i], offset, op->flags);
+    int rc = pages_give(op->s, &op->sh->reserve[i], op->flags); /* of an operation that could not finish */
+    return rc ? rc : pages_take(op->s, FMT_ZONE_INDEX, &pages, 0, &op->sh->reserve[i], offset, op->flags);
 }
 
 static int give_up(struct op *op, int rc)

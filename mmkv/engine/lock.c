@@ -16,11 +16,12 @@ static inline void pause_a_little(void)
 #endif
 }
 
-/* Take a lock word. *died: the previous owner did, and the caller must settle what it left before using anything. */
-int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, bool *died)
+/* Take a lock word. *dead, if not 0, is the slot of the previous owner, who died: the caller must settle what it left
+ * before using anything. */
+int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
 {
     uint32_t free_ = 0;
-    *died = false;
+    *dead = 0;
     /* acquire: pairs with the release in unlock_word */
     if (likely(__atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) return 0;
     for (int spin = 0; spin < 200; spin++) {
@@ -44,13 +45,13 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, bool *died)
             seen |= FMT_LOCK_WAITERS;
         }
         uint64_t nap_start = os_now_ms();
-        os_wait(word, seen, LOCK_NAP_MS);
+        if (os_wait(word, seen, LOCK_NAP_MS) && flags & INTERRUPTIBLE) return MMKV_INTERRUPTED;
         uint64_t now = os_now_ms();
         if (load32(word) != seen) continue; /* somebody moved it: try again before asking anything */
         uint32_t owner = seen & FMT_LOCK_OWNER;
         if (now - nap_start >= LOCK_NAP_MS && !slot_alive(s, owner)) {
             if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-                *died = true;
+                *dead = owner;
                 return 0;
             }
             continue;

@@ -48,7 +48,7 @@ typedef struct mmkv_failure {
 
 enum mmkv_mode { MMKV_MODE_READ = 0, MMKV_MODE_WRITE = 1, MMKV_MODE_CREATE = 2, MMKV_MODE_NEW = 3, MMKV_MODE_PRIVATE = 4 };
 
-typedef int (*mmkv_progress)(void *context, uint64_t done, uint64_t total); /* non-zero: stop */
+typedef int (*mmkv_progress)(void *context, uint64_t done, uint64_t total); /* in records; returns non-zero to stop */
 
 typedef struct mmkv_options {
     int mode;                  /* enum mmkv_mode */

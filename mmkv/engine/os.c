@@ -216,8 +216,8 @@ bool os_file_system_is_local(int fd, char *name, size_t capacity)
     struct statfs fs;
     if (fstatfs(fd, &fs)) { snprintf(name, capacity, "unknown"); return false; }
     switch ((unsigned long)fs.f_type) {
-    case 0xEF53: case 0x58465342: case 0x9123683E: case 0xF2F52010: case 0x01021994: case 0x794C7630: case 0x2FC12FC1:
-        return true; /* ext2-4, xfs, btrfs, f2fs, tmpfs, overlay, zfs */
+    case 0xEF53: case 0x58465342: case 0x9123683E: case 0xF2F52010: case 0x01021994: case 0x794C7630:
+        return true; /* ext2-4, xfs, btrfs, f2fs, tmpfs, overlay */
     case 0x6969: snprintf(name, capacity, "nfs"); break;
     case 0xFF534D42: case 0xFE534D42: case 0x517B: snprintf(name, capacity, "smb"); break;
     case 0x65735546: snprintf(name, capacity, "fuse"); break;

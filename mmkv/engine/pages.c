@@ -188,12 +188,12 @@ static void settle_allocator(struct op *a)
 int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
 {
     struct fmt_allocator *p = allocator_of(s);
-    bool died;
-    int rc = lock_word(s, &p->l.lock, flags, &died);
+    uint32_t dead;
+    int rc = lock_word(s, &p->l.lock, flags, &dead);
     if (rc) return rc;
     op_open(a, s, &p->l, &p->log, flags);
     a->sh = NULL;
-    if (died) settle_allocator(a);
+    if (unlikely(dead)) settle_allocator(a);
     return 0;
 }
 
@@ -282,11 +282,13 @@ int pages_give(mmkv_store *s, uint64_t *word, unsigned flags)
 {
     struct op a;
     struct zone zone;
-    uint64_t value = load(word), offset = value & ~(uint64_t)(FMT_PAGE - 1), pages = value & (FMT_PAGE - 1);
-    if (!value) return 0;
+    if (!load(word)) return 0;
     int rc = pages_lock(s, &a, flags);
     if (rc) return rc;
+    /* Only now: taking the lock over from the dead may have undone the operation that stored it. */
+    uint64_t value = load(word), offset = value & ~(uint64_t)(FMT_PAGE - 1), pages = value & (FMT_PAGE - 1);
     struct fmt_allocator *p = allocator_of(s);
+    if (!value) goto out;
     if ((rc = finish_harvest(&a)) || (rc = zone_find(s, offset, &zone))) goto out;
     uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
     struct fmt_extent *e = zone.extents ? &zone.extents[page] : NULL;

@@ -131,7 +131,6 @@ static int recover_value(struct recovery *r, struct fmt_extent *e, uint64_t offs
     uint64_t size;
     int rc = adopt(r, offset, e->shard, FMT_RECORD_ALONE, (uint64_t)e->pages * FMT_PAGE);
     if (rc) return rc;
-    e->link &= ~FMT_LINK_MASK;
     if (record_of(r->s, offset, &record, &size) && heap_class(size) < FMT_CLASSES)
         shard_of(r->s, e->shard)->class_[heap_class(size)].singles++;
     return 0;
@@ -154,6 +153,7 @@ static int recover_zone(struct recovery *r, uint64_t i)
             || e->shard >= s->shard_count || (e->type != FMT_EXTENT_CHUNK && e->type != FMT_EXTENT_VALUE))
             return fail(MMKV_CORRUPT, e_at, "the descriptor at offset %llu is damaged",
                         (unsigned long long)e_at);
+        e->link &= ~FMT_LINK_MASK;
         bits_set(zone.free, page, e->pages, false);
         bits_set(zone.holes, page, e->pages, false);
         state->free -= e->pages;
@@ -204,6 +204,7 @@ int recover(mmkv_store *s)
     control->attach_count = attach_count + 1;
     kill_fence();
     slot_of(s, which)->clean = 0;
+    if (!s->private_ && (rc = os_flush(slot_of(s, which), FMT_PAGE))) return rc; /* before anything else is touched (R9) */
     memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ZONES_AT - FMT_PROCESSES_AT);
     memset(base_of(s) + FMT_ZONE_STATES_AT, 0, s->zones_start - FMT_ZONE_STATES_AT);
     control->epoch = slot.epoch + 1;

@@ -50,8 +50,11 @@ bool record_check(const mmkv_store *s, const struct fmt_record *r, uint64_t *key
 /* A dead owner's shard: undo, then free what it had taken or was giving back. */
 static int settle(struct op *op)
 {
-    int rc = 0;
+    struct op a;
     op_rollback(op);
+    /* The dead one may have died in the allocator too, where a rollback may bring a reserve or release word back. */
+    int rc = pages_lock(op->s, &a, 0);
+    if (!rc) pages_unlock(&a);
     for (uint32_t i = 0; i < FMT_SHARD_RESERVES && !rc; i++) rc = pages_give(op->s, &op->sh->reserve[i], 0);
     return rc ? rc : shard_finish(op);
 }
@@ -59,14 +62,18 @@ static int settle(struct op *op)
 int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
 {
     struct fmt_shard *sh = shard_of(s, shard);
-    bool died;
-    int rc = lock_word(s, &sh->l.lock, flags, &died);
+    uint32_t dead;
+    int rc = lock_word(s, &sh->l.lock, flags, &dead);
     if (unlikely(rc)) return rc;
     op_open(op, s, &sh->l, &sh->log, flags);
     op->sh = sh;
     op->shard = shard;
     op->epoch = load_acquire(&control_of(s)->epoch); /* after the lock: the checkpoint's cut relies on it */
-    if (unlikely(died) && (rc = settle(op))) shard_unlock(op);
+    if (unlikely(dead)) {
+        rc = settle(op);
+        if (!rc) rc = shard_settle(s, dead); /* its other locks too, so that nobody waits for each (R14) */
+        if (rc) shard_unlock(op);
+    }
     return rc;
 }
 
@@ -84,7 +91,7 @@ int shard_finish(struct op *op)
     return rc;
 }
 
-/* Settle everything that the dead owner of a slot held, without waiting. The attach lock is held. */
+/* Settle every shard that the dead owner of a slot held, without waiting for any. */
 int shard_settle(mmkv_store *s, uint32_t owner)
 {
     struct op op;
@@ -157,7 +164,7 @@ static uint64_t published(mmkv_store *s, const struct place *p)
     const struct fmt_record *r = at(s, p->record, FMT_RECORD_HEADER);
     if (!r || (r->flags & FMT_RECORD_PLACE) != FMT_RECORD_ALONE) return 0;
     const struct fmt_extent *e = extent_at(s, p->record);
-    return e ? load(&e->link) : 0;
+    return e ? load_acquire(&e->link) : 0; /* before the copy; the fence in read_valid comes after it */
 }
 
 /* Was the value just copied the key's all the while? A record in an extent of its own is written before it is published
@@ -288,7 +295,10 @@ uint64_t mmkv_count(mmkv_store *s)
 
 static int read_only(const mmkv_store *s)
 {
-    return s->writable ? stale(s) : fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
+    if (likely(s->writable)) return stale(s);
+    if (s->slotless) return fail(MMKV_IN_USE, 0, "this process was forked when its parent could not get a process slot for it: all "
+                                  "%u were taken, or the parent may not open the file any more", FMT_PROCESSES - 1);
+    return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
 }
 
 /* What a new record needs to know before any lock. */
@@ -350,11 +360,17 @@ static int place_in_extent(struct op *op, const struct draft *d, uint64_t *recor
     return 0;
 }
 
-/* Undo an operation of our own that cannot go on (the file contradicts itself). */
-static int abandon(struct op *op, int rc)
+/* After the commit the operation is done, whatever becomes of what it released: that is tried again later. */
+static int finish(struct op *op)
 {
-    op_rollback(op);
-    return rc;
+    int rc = shard_finish(op);
+    return rc == MMKV_CORRUPT ? rc : 0;
+}
+
+/* Before an operation: the release words it may need must be empty. */
+static int ready(struct op *op)
+{
+    return likely(!op->sh->release[0]) ? 0 : shard_finish(op);
 }
 
 static int put_locked(struct op *op, struct draft *d, unsigned flags)
@@ -377,23 +393,24 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
         if (rc) return rc;
     }
     if (!d->reservation && (rc = heap_ready(op, class_))) return rc;
+    if ((rc = ready(op))) return rc;
     op_begin(op);
     shard_roll(op);
     rc = d->reservation ? place_in_extent(op, d, &record) : place_in_block(op, d, class_, &record);
-    if (unlikely(rc)) return abandon(op, rc);
+    if (unlikely(rc)) return op_end(op, rc);
     const struct fmt_record *new = at(s, record, FMT_RECORD_HEADER);
     uint64_t bytes = d->key_length + d->value_length;
     if (old) {
         uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
         index_replace(op, d->hash, &p, record);
-        if (unlikely(rc = heap_kill(op, old))) return abandon(op, rc);
+        if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);
         account(op, 0, new->checksum - old_sum, bytes - old_bytes);
     } else {
         index_insert(op, d->hash, &p, record);
         account(op, 1, new->checksum, bytes);
     }
     op_commit(op);
-    return shard_finish(op);
+    return finish(op);
 }
 
 /* An extent of its own for a value: taken and filled with no shard locked. */
@@ -444,14 +461,16 @@ static int remove_at(struct op *op, uint64_t hash, const struct place *p)
     uint64_t size;
     if (!record_of(op->s, p->record, &r, &size)) return corrupt_record(p->record);
     uint64_t sum = r->checksum, bytes = size - (uint64_t)(record_key(r) - (const uint8_t *)r);
+    int rc = ready(op);
+    if (rc) return rc;
     op_begin(op);
     shard_roll(op);
     index_remove(op, hash, p);
-    int rc = heap_kill(op, p->record);
-    if (unlikely(rc)) return abandon(op, rc);
+    rc = heap_kill(op, p->record);
+    if (unlikely(rc)) return op_end(op, rc);
     account(op, -1, 0 - sum, 0 - bytes);
     op_commit(op);
-    return shard_finish(op);
+    return finish(op);
 }
 
 /* Give index tables back as a shard empties. Not having the room or the time to is no failure of the removal. */
@@ -489,37 +508,47 @@ int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length
     return rc;
 }
 
+/* Remove the records of the table at position `from` of a locked shard; *next is the position after it. */
+static int clear_table(struct op *op, uint32_t from, uint64_t *next)
+{
+    mmkv_store *s = op->s;
+    struct index_item items[FMT_TABLE_ENTRIES];
+    uint64_t table, before;
+    uint32_t depth = 0;
+    int rc = index_table(s, op->sh, from, &table, &depth);
+    struct fmt_table *t = rc || !table ? NULL : table_at(s, table);
+    *next = 1u << FMT_DEPTH_MAX;
+    if (!rc && !table) return 0;
+    if (!t) return fail(MMKV_CORRUPT, shard_at(op->shard), "a directory leads to no table");
+    *next = ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth);
+    uint32_t n = table_items(t, items);
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        const struct fmt_record *r;
+        struct place p;
+        uint64_t size;
+        if (!record_of(s, items[i].record, &r, &size)) return corrupt_record(items[i].record);
+        uint64_t hash = engine_hash(record_key(r), r->key_length, s->seed);
+        rc = index_find(s, op->sh, hash, record_key(r), r->key_length, &p);
+        if (rc || p.record != items[i].record) return corrupt_record(items[i].record);
+        rc = remove_at(op, hash, &p);
+    }
+    do { /* the tables before this one are empty: merge with them as far as buddies go */
+        before = op->sh->tables;
+        if (!rc) rc = index_merge(op, (uint64_t)from << (44 - s->shard_bits));
+    } while (!rc && op->sh->tables < before);
+    return rc;
+}
+
 int mmkv_clear(mmkv_store *s)
 {
     struct op op;
     int rc = read_only(s);
     if (rc || (rc = write_ready(s, 0))) return rc;
     for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
-        struct index_item items[FMT_TABLE_ENTRIES];
-        bool empty = false;
-        while (!empty && !rc) { /* the lock is let go between tables, so that others wait for one at most */
+        for (uint64_t from = 0; from < 1u << FMT_DEPTH_MAX && !rc;) { /* others wait for one table at most */
             if ((rc = shard_lock(s, i, &op, 0))) break;
-            uint64_t table = 0;
-            uint32_t depth = 0, n = 0;
-            for (uint64_t bits = 0; bits < 1u << FMT_DEPTH_MAX && !n && !rc; bits += (uint64_t)1 << (FMT_DEPTH_MAX - depth)) {
-                rc = index_table(s, op.sh, (uint32_t)bits, &table, &depth);
-                struct fmt_table *t = rc || !table ? NULL : table_at(s, table);
-                if (rc || !table) break;
-                if (!t) rc = fail(MMKV_CORRUPT, shard_at(i), "a directory leads to no table");
-                else n = table_items(t, items);
-            }
-            for (uint32_t k = 0; k < n && !rc; k++) {
-                const struct fmt_record *r;
-                struct place p;
-                uint64_t size, hash;
-                if (!record_of(s, items[k].record, &r, &size)) { rc = corrupt_record(items[k].record); break; }
-                hash = engine_hash(record_key(r), r->key_length, s->seed);
-                rc = index_find(s, op.sh, hash, record_key(r), r->key_length, &p);
-                if (rc || p.record != items[k].record) rc = corrupt_record(items[k].record);
-                else rc = remove_at(&op, hash, &p);
-            }
-            empty = !n;
-            if (!rc && empty) rc = index_reset(&op);
+            rc = clear_table(&op, (uint32_t)from, &from);
+            if (!rc && from >= 1u << FMT_DEPTH_MAX && !op.sh->count[op.sh->epoch & 1]) rc = index_reset(&op);
             shard_unlock(&op);
         }
     }

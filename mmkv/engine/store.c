@@ -82,6 +82,8 @@ static int format_file(int fd, uint32_t shards)
     page.super.created_ns = os_now_ns();
     page.super.zones_start = start;
     if ((rc = os_random(page.super.uuid, sizeof page.super.uuid))) return rc;
+    page.super.uuid[6] = (page.super.uuid[6] & 0x0f) | 0x40; /* RFC 9562: version 4, random */
+    page.super.uuid[8] = (page.super.uuid[8] & 0x3f) | 0x80;
     page.super.checksum = engine_hash(&page, offsetof(struct fmt_superblock, checksum), 0);
     if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_AT))) return rc;
     return os_flush_file(fd);

@@ -196,8 +196,6 @@ class Reader:
         contents = Contents(epoch, clean == stamp(epoch, at + 128), self.shards)
         if length > 3584 or (length and xxh3(self.data[at + 512 : at + 512 + length], self.seed ^ at) != user):
             contents.problems.append("user metadata are damaged")
-        if len(self.data) < self.file_length:
-            raise Refused(f"truncated: {len(self.data)} bytes of {self.file_length}")
         return contents
 
     def read(self, current: bool) -> Contents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support import Child, check_report, random_bytes
 
 SHARDS = (1, 64, 1024)
 HEADER = 12
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 
 
 def check_open(db: Any, path: Path, expected: dict[bytes, bytes], durable: dict[bytes, bytes] | None = None) -> None:
@@ -66,6 +68,24 @@ def change(rng: random.Random, db: Any, model: dict[bytes, bytes], operations: i
         value = random_bytes(rng, size)
         db.put(key, value)
         model[key] = value
+
+
+def test_worked_stamps() -> None:
+    """Also far behind the end of any file of these tests."""
+    rows = re.findall(r"^\| `fmt_stamp\((0x\w+),(0x\w+)\)` \| `(0x\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(rows) >= 5
+    for epoch, offset, value in rows:
+        assert reader.stamp(int(epoch, 16), int(offset, 16)) == int(value, 16)
+
+
+def test_the_table_of_size_classes() -> None:
+    rows = re.findall(r"^\| (\d+(?: \| \d+){7}) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    expected = []
+    for class_ in range(reader.CLASSES):
+        size = reader.class_size(class_)
+        blocks = [reader.chunk_blocks(4096 << order, size) for order in range(5)]
+        expected.append([class_, size, *blocks, reader.blocks_at(blocks[-1])])
+    assert [[int(cell) for cell in row.split(" | ")] for row in rows] == expected
 
 
 # ---- what a file holds ----
@@ -375,8 +395,17 @@ def test_flipped_bits_of_epoch_words(damaged: Callable[..., Path], path: Path, r
 def test_what_cannot_be_read_is_refused(field: str, damaged: Callable[..., Path]) -> None:
     start, size = {"superblock": (0, 128), "zone": (0x18000, 32)}[field]
     for at in range(start, start + size):
-        with pytest.raises(reader.Refused):
+        reason = "not a store" if at < 8 else "other version" if at < 12 else "corrupt"
+        with pytest.raises(reader.Refused, match=reason):
             reader.read_checkpoint(damaged(at))
+
+
+def test_a_clean_word_counts_only_where_it_is_whole(damaged: Callable[..., Path], path: Path) -> None:
+    good = reader.read_checkpoint(path)
+    at = 0x1000 if good.epoch % 2 else 0x2000
+    for bit in range(64):
+        contents = reader.read_checkpoint(damaged(at + 128 + bit // 8, 1 << bit % 8))
+        assert (contents.epoch, contents.clean, contents.problems) == (good.epoch, False, [])
 
 
 def test_a_truncated_file_is_refused(damaged: Callable[..., Path], path: Path) -> None:
