@@ -175,7 +175,9 @@ def size_class_boundaries() -> Iterator[int]:
         doubling, rest = divmod(class_ - 8, 8)
         yield (128 << doubling) + (16 << doubling) * (rest + 1)
     for class_ in range(48, 60):
-        yield (65456 // (15 - (class_ - 48)) - 16) & ~15
+        blocks = 15 - (class_ - 48)
+        first = (64 + 16 * ((blocks + 127) // 128) + 16 * blocks + 63) & ~63
+        yield (65536 - first) // blocks & ~15
 
 
 RECORD_HEADER = 12

@@ -298,12 +298,13 @@ int detach(mmkv_store *s, int with_checkpoint)
     uint64_t epoch;
     int rc = 0, rc2;
     if (!s->writable || s->private_ || !s->slot_page) return 0;
-    if (with_checkpoint) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
+    if (with_checkpoint && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
     /* Marking clean needs that nobody comes or writes meanwhile. */
     if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
         if (with_checkpoint && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
-            if (!rc) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {} /* of what others wrote since */
+            /* of what others wrote since, if they did */
+            if (!rc && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
             if (!rc) rc = checkpoint_mark_clean(s);
         }
         store32(&process_of(s, s->slot)->state, 0);

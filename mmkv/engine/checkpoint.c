@@ -196,6 +196,13 @@ static int checkpoint_led(mmkv_store *s, uint64_t *epoch)
     return rc == MMKV_CORRUPT ? rc : 0;
 }
 
+bool checkpoint_wanted(const mmkv_store *s)
+{
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        if (load(&shard_of(s, i)->epoch) > load(&control_of(s)->durable)) return true;
+    return false;
+}
+
 /* Group commit: return when everything written up to epoch `at_least` is durable, leading if nobody does. Those who wait
  * for the lock find, once they have it, that the one before them has done their work (R25). */
 int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch)

@@ -327,6 +327,7 @@ static inline const uint8_t *record_key(const struct fmt_record *r)
 
 /* ---- checkpoint.c ---- */
 int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch);
+bool checkpoint_wanted(const mmkv_store *s);         /* has anything been written since the last one? */
 int checkpoint_mark_dirty(mmkv_store *s);
 int checkpoint_mark_clean(mmkv_store *s);
 int slot_write(mmkv_store *s, int which, const struct fmt_slot *values);

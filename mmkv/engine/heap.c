@@ -213,7 +213,11 @@ int heap_take(struct op *op, uint32_t class_, struct block *block)
     uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(bits[w]);
     block->chunk = k->available;
     block->number = i;
-    block->offset = k->available + fmt_chunk_blocks_at(c->blocks) + (uint64_t)i * fmt_class_size(class_);
+    uint32_t size = fmt_class_size(class_);
+    block->offset = k->available + fmt_chunk_blocks_at(c->blocks) + (uint64_t)i * size;
+    /* By the time the shard's next record comes, the lines it will be written to are here. */
+    const uint8_t *next = (const uint8_t *)c + (block->offset - k->available) + size;
+    for (uint32_t line = 0; line < size && line < 256; line += 64) __builtin_prefetch(next + line, 1);
     set(op, &bits[w], bits[w] & (bits[w] - 1));
     set(op, WORD(c->live), pair(c->live + 1, c->free - 1));
     if (w != c->hint) set(op, &c->hint, w);

@@ -9,7 +9,7 @@
  * an intent: while the log is not empty, rollback sets all of the extent's bits back to what they were. */
 #include "engine.h"
 
-enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 8, KEEP_MIN = 64 };
+enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 16, KEEP_MIN = 64, RESERVE_AHEAD = 256 };
 
 /* ---- bits ---- */
 
@@ -412,6 +412,20 @@ static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, struc
     return MMKV_NOT_FOUND;
 }
 
+/* Reserve an extent's space again, and with it that of the free pages behind it, since more will be wanted. */
+static int fill_holes(mmkv_store *s, struct zone *zone, uint64_t page, uint64_t pages)
+{
+    uint64_t end = page + pages, most = end + RESERVE_AHEAD < zone->pages ? end + RESERVE_AHEAD : zone->pages;
+    end = next_bit(zone->free, end, next_bit(zone->holes, end, most, false), false);
+    if (!s->private_ && os_allocate(file_of(s), zone->offset + page * FMT_PAGE, (end - page) * FMT_PAGE)) {
+        end = page + pages; /* a nearly full disk: only what is needed */
+        int rc = os_allocate(file_of(s), zone->offset + page * FMT_PAGE, pages * FMT_PAGE);
+        if (rc) return rc;
+    }
+    bits_set(zone->holes, page, end - page, false);
+    return 0;
+}
+
 /* Take an extent and note it in `word`. Heap: the descriptor says how long it is and that it is unborn. With `least` the
  * extent is one of *wanted pages at a multiple of its length, or, before the file grows for it, of half as many, and so on
  * down to `least`: odd corners of zones are filled that way. *wanted is what was taken. */
@@ -440,8 +454,7 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
     uint64_t hole = next_bit(zone.holes, page, page + pages, true);
     if (hole < page + pages) {
         if (flags & MMKV_NO_WAIT) { rc = MMKV_WOULD_BLOCK; goto out; }
-        if (!s->private_ && (rc = os_allocate(file_of(s), zone.offset + page * FMT_PAGE, pages * FMT_PAGE))) goto out;
-        bits_set(zone.holes, page, pages, false);
+        if ((rc = fill_holes(s, &zone, page, pages))) goto out;
     }
     struct fmt_zone_state *state = zone_state_of(s, zone.number);
     *offset = zone.offset + page * FMT_PAGE;

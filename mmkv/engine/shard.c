@@ -311,7 +311,8 @@ struct draft {
     uint64_t extent;
 };
 
-static void write_record(uint8_t *p, const struct draft *d, uint32_t place)
+/* Returns the checksum. */
+static uint32_t write_record(uint8_t *p, const struct draft *d, uint32_t place)
 {
     uint32_t sum = with_place(d->sum, place);
     uint64_t word = d->word | (uint64_t)place << 16;
@@ -319,10 +320,11 @@ static void write_record(uint8_t *p, const struct draft *d, uint32_t place)
     memcpy(p + 4, &word, 8);
     memcpy(p + FMT_RECORD_HEADER, d->key, d->key_length);
     memcpy(p + FMT_RECORD_HEADER + d->key_length, d->value, d->value_length);
+    return sum;
 }
 
 /* The new record, in a block: born, then the rest, then dead = 0 (R2). */
-static int place_in_block(struct op *op, const struct draft *d, uint32_t class_, uint64_t *record)
+static int place_in_block(struct op *op, const struct draft *d, uint32_t class_, uint64_t *record, uint32_t *sum)
 {
     struct block b;
     int rc = heap_take(op, class_, &b);
@@ -332,7 +334,7 @@ static int place_in_block(struct op *op, const struct draft *d, uint32_t class_,
     uint64_t e_at = b.chunk + fmt_chunk_epochs_at(c->blocks) + 16ull * b.number;
     set(op, &e->born, fmt_stamp(op->epoch, e_at));
     kill_fence();
-    write_record(at(op->s, b.offset, fmt_class_size(class_)), d, c->order);
+    *sum = write_record((uint8_t *)c + (b.offset - b.chunk), d, c->order);
     kill_fence();
     set(op, &e->dead, fmt_stamp(0, e_at + 8));
     *record = b.offset;
@@ -340,7 +342,7 @@ static int place_in_block(struct op *op, const struct draft *d, uint32_t class_,
 }
 
 /* The new record, in the extent that was filled before the lock was taken: publish the descriptor. */
-static int place_in_extent(struct op *op, const struct draft *d, uint64_t *record)
+static int place_in_extent(struct op *op, const struct draft *d, uint64_t *record, uint32_t *sum)
 {
     struct fmt_extent *e = extent_at(op->s, d->extent);
     if (!e) return fail(MMKV_CORRUPT, d->extent, "a reserved extent has no descriptor");
@@ -357,6 +359,7 @@ static int place_in_extent(struct op *op, const struct draft *d, uint64_t *recor
         set(op, WORD(k->pages), pair(k->pages, k->singles + 1));
     }
     *record = d->extent;
+    *sum = with_place(d->sum, FMT_RECORD_ALONE);
     return 0;
 }
 
@@ -378,6 +381,7 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
     mmkv_store *s = op->s;
     struct place p;
     uint64_t record = 0, old = 0, old_size = 0;
+    uint32_t sum = 0;
     const struct fmt_record *r = NULL;
     uint32_t class_ = d->reservation ? FMT_CLASSES : heap_class(d->size);
     int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);
@@ -396,18 +400,17 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
     if ((rc = ready(op))) return rc;
     op_begin(op);
     shard_roll(op);
-    rc = d->reservation ? place_in_extent(op, d, &record) : place_in_block(op, d, class_, &record);
+    rc = d->reservation ? place_in_extent(op, d, &record, &sum) : place_in_block(op, d, class_, &record, &sum);
     if (unlikely(rc)) return op_end(op, rc);
-    const struct fmt_record *new = at(s, record, FMT_RECORD_HEADER);
     uint64_t bytes = d->key_length + d->value_length;
     if (old) {
         uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
         index_replace(op, d->hash, &p, record);
         if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);
-        account(op, 0, new->checksum - old_sum, bytes - old_bytes);
+        account(op, 0, sum - old_sum, bytes - old_bytes);
     } else {
         index_insert(op, d->hash, &p, record);
-        account(op, 1, new->checksum, bytes);
+        account(op, 1, sum, bytes);
     }
     op_commit(op);
     return finish(op);
@@ -440,6 +443,7 @@ int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, c
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct draft d = { .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
                        .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
+    mmkv_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
     d.sum = checksum(hash, d.word, 0, value, value_length);
     if (unlikely(heap_alone(shard_of(s, shard), d.size)) && (rc = fill_extent(s, &d, flags))) goto out;
     if (!(rc = shard_lock(s, shard, &op, flags))) {
