@@ -14,6 +14,12 @@
 /* The name under which one who holds the attach lock and has no slot takes locks. It lives as long as that lock is held. */
 #define SETTLER FMT_LOCK_OWNER
 
+static mmkv_store *handles;
+static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER; /* fork() waits for it */
+
+/* The rest of the word differs from settler to settler: one who waits for a dead one's lock must see that a live one has it. */
+static void be_settler(mmkv_store *s) { s->me = SETTLER | (uint32_t)(os_now_ns() >> 6 & 0x7ffff) << 12; }
+
 bool slot_alive(mmkv_store *s, uint32_t slot)
 {
     bool held;
@@ -55,6 +61,8 @@ static void stamp_identity(mmkv_store *s)
 }
 
 /* ---- slots ---- */
+
+static void fork_hooks(void);
 
 static void own(mmkv_store *s, uint32_t slot)
 {
@@ -131,10 +139,25 @@ static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slo
         int rc = os_hold_byte(file_of(s), FMT_LOCK_PROCESS + i, fork_shares, page, &got);
         if (rc) return rc;
         if (!got) continue;
+        if (load32(&process_of(s, i)->state)) { /* taken since, by one who has died since: to be settled first */
+            os_release_byte(*page);
+            *page = NULL;
+            continue;
+        }
         *slot = i;
         return 0;
     }
     return fail(MMKV_IN_USE, 0, "all %u process slots are taken: too many handles are open for writing", FMT_PROCESSES - 1);
+}
+
+/* No fork meanwhile: the child would share the lock until it ends, and we would pass for alive as long (R5). */
+static int take_own_slot(mmkv_store *s, uint32_t *slot)
+{
+    fork_hooks();
+    pthread_mutex_lock(&handles_mutex);
+    int rc = take_slot(s, false, &s->slot_page, slot);
+    pthread_mutex_unlock(&handles_mutex);
+    return rc;
 }
 
 /* ---- attach ---- */
@@ -151,7 +174,7 @@ static bool control_plausible(mmkv_store *s, uint64_t physical)
 
 static int recover_as(mmkv_store *s)
 {
-    s->me = SETTLER;
+    be_settler(s);
     int rc = recover(s);
     s->me = 0;
     return rc;
@@ -191,7 +214,7 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
             control_of(s)->clean = 1;
             control_of(s)->failed = 0;
         } else {
-            s->me = SETTLER;
+            be_settler(s);
             if (!(rc = settle_dead(s, true))) rc = check_totals(s, &good);
             s->me = 0;
             if (rc && rc != MMKV_CORRUPT) return rc;
@@ -209,10 +232,10 @@ static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
     int rc;
     uint32_t slot;
     if (alone && (rc = prepare_alone(s, physical))) return rc;
-    rc = take_slot(s, false, &s->slot_page, &slot);
+    rc = take_own_slot(s, &slot);
     if (rc == MMKV_IN_USE) { /* some may be of the dead */
-        s->me = SETTLER;
-        if ((rc = settle_dead(s, false)) || (rc = take_slot(s, false, &s->slot_page, &slot))) return rc;
+        be_settler(s);
+        if ((rc = settle_dead(s, false)) || (rc = take_own_slot(s, &slot))) return rc;
     }
     if (rc) return rc;
     own(s, slot);
@@ -301,13 +324,15 @@ int detach(mmkv_store *s, int with_checkpoint)
     if (with_checkpoint && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
     /* Marking clean needs that nobody comes or writes meanwhile. */
     if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
-        if (with_checkpoint && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
+        bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
+        for (int i = 0; i < 4; i++) left |= pages_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
+        if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
             /* of what others wrote since, if they did */
             if (!rc && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
             if (!rc) rc = checkpoint_mark_clean(s);
         }
-        store32(&process_of(s, s->slot)->state, 0);
+        if (!left) store32(&process_of(s, s->slot)->state, 0);
     }
     os_release_byte(s->slot_page);
     s->slot_page = NULL;
@@ -319,15 +344,17 @@ int detach(mmkv_store *s, int with_checkpoint)
 
 /* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
  * whatever the child may become (user, root, name), through a page that the child inherits (R5). */
-static mmkv_store *handles;
-static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
-
 /* Children that end without closing leave their slots to be settled: when no other is left, that is done now. */
 static int slot_for_child(mmkv_store *s)
 {
-    bool got;
-    int rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
-    if (rc != MMKV_IN_USE || os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, false, &got) || !got) return rc;
+    bool got = false;
+    uint32_t none = 0;
+    int rc;
+    for (int tries = 0; !got; tries++) { /* others come and go: not for long */
+        if ((rc = take_slot(s, true, &s->fork_page, &s->fork_slot)) != MMKV_IN_USE || tries == 100) return rc;
+        if (os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, false, &got)) return rc;
+        if (!got) os_wait(&none, 0, 2);
+    }
     if (!(rc = settle_dead(s, false))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
     os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
     return rc;
@@ -337,10 +364,11 @@ static void before_fork(void)
 {
     pthread_mutex_lock(&handles_mutex);
     for (mmkv_store *s = handles; s; s = s->next) {
-        pthread_mutex_lock(&s->map_mutex);
         s->fork_page = NULL;
+        s->fork_fd = -1;
         if (!s->slot_page) continue;
-        s->fork_failed = slot_for_child(s) != 0;
+        /* A description of its own: locks asked for through a shared one would never conflict with ours. */
+        s->fork_failed = os_reopen(file_of(s), true, &s->fork_fd) || slot_for_child(s);
         if (!s->fork_failed) {
             struct fmt_process *p = process_of(s, s->fork_slot);
             store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
@@ -349,6 +377,7 @@ static void before_fork(void)
             store32(&p->state, 1);
         }
     }
+    for (mmkv_store *s = handles; s; s = s->next) pthread_mutex_lock(&s->map_mutex); /* last: settling may map more */
 }
 
 static void after_fork_in_parent(void)
@@ -356,6 +385,7 @@ static void after_fork_in_parent(void)
     for (mmkv_store *s = handles; s; s = s->next) {
         if (s->fork_page) os_release_byte(s->fork_page); /* the child's own mapping keeps the lock */
         s->fork_page = NULL;
+        os_close(s->fork_fd);
         pthread_mutex_unlock(&s->map_mutex);
     }
     pthread_mutex_unlock(&handles_mutex);
@@ -369,7 +399,10 @@ static void after_fork_in_child(void)
             if (s->fork_failed) {
                 s->writable = false; /* what it wrote could not be settled if it died */
                 s->slotless = true;
+                os_close(s->fork_fd);
             } else {
+                if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
+                s->fd = s->fork_fd;
                 os_hold_in_child(s->slot_page);
                 s->slot = s->fork_slot;
                 s->me = s->fork_me;
@@ -377,6 +410,7 @@ static void after_fork_in_child(void)
                 store(&process_of(s, s->slot)->start_ns, os_now_ns());
             }
         }
+        if (s->private_) own(s, s->slot % (FMT_PROCESSES - 1) + 1); /* another's name: what other threads held in our copy is a dead one's */
         s->fork_page = NULL;
         pthread_mutex_init(&s->map_mutex, NULL);
         pthread_mutex_init(&s->file_mutex, NULL);
@@ -389,10 +423,15 @@ static void install(void)
     os_at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-void handle_register(mmkv_store *s)
+static void fork_hooks(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install);
+}
+
+void handle_register(mmkv_store *s)
+{
+    fork_hooks();
     pthread_mutex_lock(&handles_mutex);
     s->next = handles;
     handles = s;

@@ -58,6 +58,7 @@ struct mmkv_store {
     struct mmkv_store *next;     /* all handles of this process, for fork */
     void *fork_page;             /* prepared for the child while fork is under way */
     uint32_t fork_slot, fork_me;
+    int fork_fd;
     bool fork_failed;
     bool slotless;               /* a forked child for whom no process slot was left */
     char *path;                  /* absolute */

@@ -424,6 +424,21 @@ int index_split(struct op *op, uint64_t hash)
     return rc ? give_up(op, rc) : 0;
 }
 
+/* A table takes the place of its empty buddy too. */
+static int publish_kept(struct op *op, struct fmt_table *kept, uint64_t prefix, uint64_t from, uint64_t count, uint64_t word, uint64_t goes)
+{
+    int rc = shard_finish(op);
+    if (rc) return rc;
+    op_begin(op);
+    set(op, &kept->header.prefix, prefix);
+    set(op, WORD(kept->header.depth), pair(depth_of(word), op->shard));
+    point(op, directory_at(op->s, op->sh->directory), from, count, word, word);
+    set(op, &op->sh->tables, op->sh->tables - 1);
+    release(op, 0, goes, 1);
+    op_commit(op);
+    return shard_finish(op);
+}
+
 /* If the table of a hash and its buddy would fit well in one, merge them. */
 int index_merge(struct op *op, uint64_t hash)
 {
@@ -437,15 +452,20 @@ int index_merge(struct op *op, uint64_t hash)
     if (rc || buddy_depth != depth) return rc;
     struct fmt_table *one = table_at(op->s, offset), *other = table_at(op->s, buddy);
     if (!one || !other || one == other) return fail(MMKV_CORRUPT, offset, "a directory leads to no table");
-    if (table_count(one) + table_count(other) > MERGE_MAX) return 0;
+    uint32_t here = table_count(one), there = table_count(other), global = depth_of(sh->directory);
+    uint64_t count = 1ull << (global - depth + 1), first_word = (uint64_t)(prefix & ~bit) >> (FMT_DEPTH_MAX - global);
+    if (here + there > MERGE_MAX) return 0;
+    if (!here || !there) { /* nothing to copy, and no page to take: the one that is not empty serves both */
+        struct fmt_table *kept = here ? one : other;
+        uint64_t stays = here ? offset : buddy, goes = here ? buddy : offset;
+        if (count <= DIRECTORY_WORDS_LOGGED) return publish_kept(op, kept, prefix & ~bit, first_word, count, stays | (depth - 1), goes);
+    }
     if ((rc = take_page(op, 0, 1, &new))) return rc;
     struct fmt_table *to[2];
     if (!(to[0] = to[1] = at(op->s, new, FMT_PAGE))) return fail(MMKV_CORRUPT, new, "the allocator gave an extent outside the file");
     table_format(to[0], prefix & ~bit, depth - 1, op->shard);
     if (!distribute(one, to, depth) || !distribute(other, to, depth)) return give_up(op, 0); /* too uneven: leave it */
-    uint32_t global = depth_of(sh->directory);
-    uint64_t count = 1ull << (global - depth + 1);
-    rc = publish(op, (uint64_t)(prefix & ~bit) >> (FMT_DEPTH_MAX - global), count, new | (depth - 1), new | (depth - 1), -1, offset, buddy);
+    rc = publish(op, first_word, count, new | (depth - 1), new | (depth - 1), -1, offset, buddy);
     return rc ? give_up(op, rc) : 0;
 }
 

@@ -223,6 +223,7 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
                 if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) *link = published(s, p);
                 rc = copy_value(s, p, buffer, capacity, value_length);
             }
+            if (unlikely(s->shared_control != NULL) && stale(s)) return MMKV_STALE;
             if (likely(read_valid(&sh->l, version))) return rc == MMKV_CORRUPT ? corrupt_record(p->record) : rc;
             if (!rc && still_there(s, sh, hash, key, key_length, p, *link)) return 0;
         }
@@ -353,7 +354,7 @@ static int place_in_extent(struct op *op, const struct draft *d, uint64_t *recor
     set(op, WORD(e->pages), *WORD(words.pages));
     set(op, &e->link, fmt_extent_check(*WORD(words.pages), e_at) | (op->l->version & FMT_LINK_MASK));
     set(op, &e->dead, fmt_stamp(0, e_at + 8));
-    set(op, d->reservation, 0);
+    set(op, d->reservation, 1); /* until the commit: no other thread's extent may get in between and be undone with us */
     if (class_ < FMT_CLASSES) {
         struct fmt_class *k = &op->sh->class_[class_];
         set(op, WORD(k->pages), pair(k->pages, k->singles + 1));
@@ -413,6 +414,7 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
         account(op, 1, sum, bytes);
     }
     op_commit(op);
+    if (unlikely(d->reservation)) store_release(d->reservation, 0);
     return finish(op);
 }
 
@@ -538,7 +540,7 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
     }
     do { /* the tables before this one are empty: merge with them as far as buddies go */
         before = op->sh->tables;
-        if (!rc) rc = index_merge(op, (uint64_t)from << (44 - s->shard_bits));
+        if (!rc && (rc = index_merge(op, (uint64_t)from << (44 - s->shard_bits)))) return rc == MMKV_CORRUPT ? rc : 0; /* as in shrink */
     } while (!rc && op->sh->tables < before);
     return rc;
 }
@@ -552,7 +554,8 @@ int mmkv_clear(mmkv_store *s)
         for (uint64_t from = 0; from < 1u << FMT_DEPTH_MAX && !rc;) { /* others wait for one table at most */
             if ((rc = shard_lock(s, i, &op, 0))) break;
             rc = clear_table(&op, (uint32_t)from, &from);
-            if (!rc && from >= 1u << FMT_DEPTH_MAX && !op.sh->count[op.sh->epoch & 1]) rc = index_reset(&op);
+            if (!rc && from >= 1u << FMT_DEPTH_MAX && !op.sh->count[op.sh->epoch & 1] && index_reset(&op) == MMKV_CORRUPT)
+                rc = MMKV_CORRUPT;
             shard_unlock(&op);
         }
     }
@@ -673,6 +676,7 @@ int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, si
                 tries = 0;
             }
         }
+        if (unlikely(s->shared_control != NULL) && stale(s)) return MMKV_STALE;
         if (rc == MMKV_SHORT) {
             if (*used) return 0;
             *used = got;
