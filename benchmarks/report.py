@@ -109,7 +109,7 @@ def markdown(results: Results) -> str:
         ratios = [_ratio(found[SUBJECT], found[name]) for name in references]
         cells.append([f"`{workload}`", metric, *medians, *ratios])
     facts = _facts(results)
-    lines = ["```console", f"$ {results.command}", "```", "", f"{facts[0]}.", "", f"Machine: {facts[1]}.", ""]
+    lines = ["```text", f"$ {results.command}", "```", "", f"{facts[0]}.", "", f"Machine: {facts[1]}.", ""]
     lines += markdown_table(header, cells, left=2)
     lines += ["", LEGEND, ""]
     lines += [f"- `{name}` {about['version']}: {about['summary']}" for name, about in results.stores.items()]

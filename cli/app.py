@@ -73,7 +73,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         status = Exit.PIPE_CLOSED
     except OSError as error:
-        report(f"standard output: {describe(error)}")
+        if status != Exit.FAILURE:  # else the command has said so
+            report(f"standard output: {describe(error)}")
         status = Exit.FAILURE
     if status != Exit.OK:
         _drop_output()
