@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
  * Layers, each knowing only those below: store.c attach.c | check.c recover.c checkpoint.c | shard.c | index.c heap.c |
- * pages.c | lock.c | map.c | os.c. */
+ * pages.c | lock.c | map.c | os.c | error.c. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
@@ -64,10 +64,11 @@ struct mmkv_store {
     char *path;                  /* absolute */
 };
 
-/* ---- errors (store.c) ---- */
+/* ---- error.c ---- */
 int fail(int code, uint64_t offset, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int fail_os(const char *what);                       /* code MMKV_OS, or MMKV_FULL for ENOSPC, EDQUOT, EFBIG */
 void fail_pid(uint64_t pid);
+void fail_again(const mmkv_failure *kept);
 extern mmkv_hash_function engine_hash;
 
 /* ---- os.c: the only system calls ---- */
@@ -350,6 +351,8 @@ int recover(mmkv_store *s);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach(mmkv_store *s, int mode, bool any_file_system);
 int detach(mmkv_store *s, int checkpoint);
+void handle_register(mmkv_store *s);                 /* for fork */
+void handle_forget(mmkv_store *s);
 bool slot_alive(mmkv_store *s, uint32_t slot);
 
 #endif

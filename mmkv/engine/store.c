@@ -1,47 +1,15 @@
-/* store.c: opening, creating and closing; errors; statistics. */
+/* store.c: opening, creating and closing; statistics. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine.h"
-
-void handle_register(mmkv_store *s);
-void handle_forget(mmkv_store *s);
 
 mmkv_hash_function engine_hash;
 
 void mmkv_set_hash(mmkv_hash_function hash) { engine_hash = hash; }
 
 uint64_t mmkv_hash(const mmkv_store *s, const void *key, size_t key_length) { return engine_hash(key, key_length, s->seed); }
-
-/* ---- errors ---- */
-
-static _Thread_local mmkv_failure failure;
-
-const mmkv_failure *mmkv_failure_get(void) { return &failure; }
-
-int fail(int code, uint64_t offset, const char *format, ...)
-{
-    va_list arguments;
-    failure = (mmkv_failure){ .code = code, .offset = offset };
-    va_start(arguments, format);
-    vsnprintf(failure.text, sizeof failure.text, format, arguments);
-    va_end(arguments);
-    return code;
-}
-
-int fail_os(const char *what)
-{
-    int e = errno;
-    bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
-    int code = fail(full ? MMKV_FULL : e == ENOMEM ? MMKV_NO_MEMORY : MMKV_OS, 0, "%s: %s", what, strerror(e));
-    failure.os_errno = e;
-    return code;
-}
-
-void fail_pid(uint64_t pid) { failure.pid = pid; }
 
 /* ---- creating ---- */
 
@@ -180,7 +148,7 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
     } else {
         bool write = o->mode == MMKV_MODE_WRITE || o->mode == MMKV_MODE_CREATE;
         while ((rc = os_open(path, write, &s->fd))) {
-            if (o->mode != MMKV_MODE_CREATE || failure.os_errno != ENOENT) return rc;
+            if (o->mode != MMKV_MODE_CREATE || mmkv_failure_get()->os_errno != ENOENT) return rc;
             if ((rc = create(path, o, shards, false, &s->fd, &exists))) return rc;
             if (!exists) break; /* else somebody else made it just now: open that */
         }
@@ -215,27 +183,27 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
         *store = s;
         return 0;
     }
-    mmkv_failure kept = failure;
+    mmkv_failure kept = *mmkv_failure_get();
     if (s->slot_page) os_release_byte(s->slot_page);
     map_close(s);
     os_close(s->fd);
     free(s->path);
     free(s);
-    failure = kept;
+    fail_again(&kept);
     return rc;
 }
 
 int mmkv_close(mmkv_store *s, int with_checkpoint)
 {
     int rc = detach(s, with_checkpoint);
-    mmkv_failure kept = failure;
+    mmkv_failure kept = *mmkv_failure_get();
     handle_forget(s);
     map_close(s);
     if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / os_map_page_size() * os_map_page_size()), os_map_page_size());
     if (os_same_file(s->fd, &s->identity)) os_close(s->fd); /* else the number is somebody else's by now */
     free(s->path);
     free(s);
-    failure = kept;
+    fail_again(&kept);
     return rc;
 }
 

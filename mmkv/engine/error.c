@@ -1,0 +1,35 @@
+/* error.c: what went wrong last on this thread. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "engine.h"
+
+static _Thread_local mmkv_failure failure;
+
+const mmkv_failure *mmkv_failure_get(void) { return &failure; }
+
+int fail(int code, uint64_t offset, const char *format, ...)
+{
+    va_list arguments;
+    failure = (mmkv_failure){ .code = code, .offset = offset };
+    va_start(arguments, format);
+    vsnprintf(failure.text, sizeof failure.text, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+int fail_os(const char *what)
+{
+    int e = errno;
+    bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
+    int code = fail(full ? MMKV_FULL : e == ENOMEM ? MMKV_NO_MEMORY : MMKV_OS, 0, "%s: %s", what, strerror(e));
+    failure.os_errno = e;
+    return code;
+}
+
+void fail_pid(uint64_t pid) { failure.pid = pid; }
+
+/* After cleaning up, whose own failures are of less interest. */
+void fail_again(const mmkv_failure *kept) { failure = *kept; }
