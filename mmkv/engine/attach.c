@@ -270,8 +270,7 @@ static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
                         "with mode \"w\"; mode \"p\" opens it without touching the file");
         if (!control_plausible(s, physical)) return fail(MMKV_CORRUPT, FMT_CONTROL_AT, "the control area is damaged or the file was truncated");
     }
-    int rc = os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, true, &got);
-    return rc;
+    return os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, true, &got);
 }
 
 /* s->fd is open and the superblock has been checked. */
@@ -342,8 +341,6 @@ int detach(mmkv_store *s, int with_checkpoint)
 
 /* ---- fork ---- */
 
-/* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
- * whatever the child may become (user, root, name), through a page that the child inherits (R5). */
 /* Children that end without closing leave their slots to be settled: when no other is left, that is done now. */
 static int slot_for_child(mmkv_store *s)
 {
@@ -360,6 +357,8 @@ static int slot_for_child(mmkv_store *s)
     return rc;
 }
 
+/* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
+ * whatever the child may become (user, root, name), through a page that the child inherits (R5). */
 static void before_fork(void)
 {
     pthread_mutex_lock(&handles_mutex);
@@ -410,7 +409,8 @@ static void after_fork_in_child(void)
                 store(&process_of(s, s->slot)->start_ns, os_now_ns());
             }
         }
-        if (s->private_) own(s, s->slot % (FMT_PROCESSES - 1) + 1); /* another's name: what other threads held in our copy is a dead one's */
+        /* Another name: what the parent's other threads held in this copy is then a dead one's. */
+        if (s->private_) own(s, s->slot % (FMT_PROCESSES - 1) + 1);
         s->fork_page = NULL;
         pthread_mutex_init(&s->map_mutex, NULL);
         pthread_mutex_init(&s->file_mutex, NULL);

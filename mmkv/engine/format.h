@@ -102,10 +102,10 @@ struct fmt_control {
     uint64_t line1_reserved[4];
     /* line 2: checkpoints */
     uint32_t checkpoint_lock;
-    uint32_t checkpoint_futex; /* low half of durable: what sync() waiters sleep on */
+    uint32_t checkpoint_futex; /* kept for those who wait for a checkpoint; not written yet */
     uint64_t attach_count;     /* writers that ever attached; mode "p" watches it */
     uint64_t checkpoint_count;
-    uint64_t trimmed_epoch;
+    uint64_t trimmed_epoch;    /* kept; not written yet */
     uint64_t line2_reserved[4];
     uint8_t reserved[3904];
 };
@@ -131,7 +131,7 @@ struct fmt_log {
 /* What a shard and the page allocator have in common. */
 struct fmt_lockable {
     uint32_t lock;             /* 0 free; else owner slot (12 bits) | incarnation (19 bits) << 12 | waiters << 31 */
-    uint32_t waiting;          /* how many sleep in wait() */
+    uint32_t waiting;          /* kept for wait(): how many sleep; not written yet */
     uint64_t version;          /* odd while an operation stores; never goes back */
 };
 #define FMT_LOCK_OWNER 0xfffu
@@ -270,7 +270,7 @@ struct fmt_shard {
                                   A word of it: offset of a table | the table's depth */
     uint64_t reserve[FMT_SHARD_RESERVES]; /* extents taken from the allocator, not yet published; 0 = none */
     uint64_t release[FMT_SHARD_RELEASES]; /* extents to hand back after the commit: offset | pages if index, else 0 */
-    uint64_t failed;
+    uint64_t failed;           /* kept for a shard that cannot be rolled back: errno; not written yet */
     uint64_t epoch;            /* of the last write */
     uint64_t count[2];         /* live records; [epoch & 1] is now, [(epoch - 1) & 1] as of the end of epoch - 1 */
     uint64_t sum[2];           /* sum of their checksums, likewise */
