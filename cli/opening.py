@@ -1,4 +1,6 @@
-"""How commands open stores: the mode each kind of command asks for, and what happens after a killed writer."""
+"""How commands open stores: the mode each kind of command asks for, and what happens after a killed writer.
+
+What a command prints or exports has been held against its checksum: beside the work of a command that costs nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ PATIENCE = 0.5
 @contextmanager
 def open_for_reading(path: str, *, inspect: bool = False) -> Iterator[mmkv.Store]:
     """Open an existing store to read from it; with `inspect`, without changing the file if that can be helped."""
-    store = _open_readable(path, INSPECT if inspect else READ)
+    store = _open_readable(path, INSPECT if inspect else READ, verify_reads=not inspect)
     try:
         yield store
     finally:
@@ -44,15 +46,15 @@ def open_for_writing(path: str, *, create: bool) -> Iterator[mmkv.Store]:
         store.close()
 
 
-def _open_readable(path: str, repairing: Sequence[Mode]) -> mmkv.Store:
+def _open_readable(path: str, repairing: Sequence[Mode], *, verify_reads: bool) -> mmkv.Store:
     reason: mmkv.Error
     try:
-        return _open_read_only(path)
+        return _open_read_only(path, verify_reads)
     except (mmkv.ReadOnlyError, mmkv.LockTimeoutError) as error:
         reason = error
     for mode in repairing:
         try:
-            return mmkv.open(path, mode)
+            return mmkv.open(path, mode, verify_reads=verify_reads)
         except mmkv.LockTimeoutError as error:
             if mode == "w":  # a lock is held by a live process: this error names it
                 reason = error
@@ -64,8 +66,8 @@ def _open_readable(path: str, repairing: Sequence[Mode]) -> mmkv.Store:
     raise reason
 
 
-def _open_read_only(path: str) -> mmkv.Store:
-    store = mmkv.open(path, "r", lock_timeout=PATIENCE)
+def _open_read_only(path: str, verify_reads: bool) -> mmkv.Store:
+    store = mmkv.open(path, "r", lock_timeout=PATIENCE, verify_reads=verify_reads)
     try:
         # What a process that was killed left half-done shows when it is read, not when the file is opened; and half a
         # listing and an error would be worse than none. So every shard is asked once, by way of keys that are not

@@ -40,6 +40,7 @@ def open(  # the name says what it is, as in dbm and gzip
     shards: int | None = None,
     perm: int = 0o600,
     lock_timeout: float = 10.0,
+    verify_reads: bool = False,
 ) -> Store:
     """Open the store in a file, making it first if need be.
 
@@ -55,6 +56,8 @@ def open(  # the name says what it is, as in dbm and gzip
         shards: for a store being made, its number of independent parts, a power of two up to 1,024; None for 64.
         perm: the permissions of a file being made, whatever the umask.
         lock_timeout: seconds to wait for a live process that holds a lock before `LockTimeoutError`.
+        verify_reads: whether every read checks the checksum of what it returns. A damaged record is then a
+            CorruptStoreError that names its key, where it would otherwise be returned as it is; `verify` finds both.
 
     Returns:
         The store. It is a context manager that closes itself.
@@ -80,7 +83,10 @@ def open(  # the name says what it is, as in dbm and gzip
         {b'key': b'value'}
         >>> directory.cleanup()
     """
-    return Store(path, mode, sync=sync, max_size=max_size, shards=shards, perm=perm, lock_timeout=lock_timeout)
+    return Store(
+        path, mode, sync=sync, max_size=max_size, shards=shards, perm=perm, lock_timeout=lock_timeout,
+        verify_reads=verify_reads,
+    )  # fmt: skip
 
 
 class Store(Hot, MutableMapping[bytes, bytes]):
@@ -114,6 +120,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         shards: int | None = None,
         perm: int = 0o600,
         lock_timeout: float = 10.0,
+        verify_reads: bool = False,
     ) -> None:
         name = os.fsdecode(path)
         # Absolute, so that the store can be opened again by path from another working directory.
@@ -121,6 +128,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         self._mode: Mode = mode
         self._options = {
             "sync": sync, "max_size": max_size, "shards": shards, "perm": perm, "lock_timeout": lock_timeout,
+            "verify_reads": verify_reads,
         }  # fmt: skip
         self._background: _lifetime.Background | None = None
         self._drawn: list[bytes] = []  # keys read ahead by popitem()
@@ -130,7 +138,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         seconds = _seconds(sync)
         writes = mode in ("w", "c", "n")
         self._callbacks = Callbacks()  # kept as long as the engine may call
-        options = _engine_options(mode, max_size, shards, perm, lock_timeout)
+        options = {**_engine_options(mode, max_size, shards, perm, lock_timeout), "verify_reads": bool(verify_reads)}
         handle = _open_handle(self._path, options, self._callbacks)
         self._attach(int(ffi.cast("uintptr_t", handle)), writes and sync == "always", writes and sync != "manual")
         _lifetime.register(self)

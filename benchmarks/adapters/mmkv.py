@@ -16,6 +16,8 @@ class Mmkv(Adapter):
     module: ClassVar[str | None] = "mmkv"
     needs: ClassVar[str | None] = "open"
 
+    options: ClassVar[dict[str, Any]] = {}
+
     _store: Any
 
     @classmethod
@@ -24,7 +26,7 @@ class Mmkv(Adapter):
 
     def open(self, directory: Path, payload_bytes: int) -> None:
         self.directory = directory
-        self._store = self.package().open(str(directory / "store.mmkv"), "n")
+        self._store = self.package().open(str(directory / "store.mmkv"), "n", **self.options)
 
     def begin(self, *, write: bool) -> Operations:
         store = self._store
@@ -51,3 +53,11 @@ class Mmkv(Adapter):
 
     def close(self) -> None:
         self._store.close()
+
+
+class MmkvVerified(Mmkv):
+    """Every read checks the record's checksum."""
+
+    name: ClassVar[str] = "mmkv-verified"
+    summary: ClassVar[str] = "as mmkv, with verify_reads=True: each read checks the record's checksum"
+    options: ClassVar[dict[str, Any]] = {"verify_reads": True}

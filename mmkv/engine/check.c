@@ -111,17 +111,20 @@ static void tell(struct check *k, bool valid)
 }
 
 /* A look at one shard: under its lock, or under a version that is checked at the end. */
-struct look { struct op op; uint64_t version, records; int tries; };
+struct look { struct op op; uint64_t version, records, started; int tries; };
 
 static int look_begin(struct check *k, uint32_t shard, struct look *look)
 {
     mmkv_store *s = k->s;
     look->records = k->records;
     if (s->writable) return shard_lock(s, shard, &look->op, 0);
-    while (!read_begin(&shard_of(s, shard)->l, &look->version)) {
-        if (look->tries++ > 10000) return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written or was left half-written; "
-                                               "open the store with mode \"w\" to repair it", shard);
-        os_wait((const uint32_t *)(const void *)&shard_of(s, shard)->l.version, (uint32_t)look->version, 1);
+    struct fmt_lockable *l = &shard_of(s, shard)->l;
+    while (!read_begin(l, &look->version)) {
+        if (!look->started) look->started = os_now_ms();
+        if (os_now_ms() - look->started > s->lock_timeout_ms)
+            return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written or was left half-written; "
+                        "open the store with mode \"w\" to repair it", shard);
+        os_wait((const uint32_t *)(const void *)&l->version, (uint32_t)look->version, 1);
     }
     return 0;
 }

@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: store.c attach.c | check.c recover.c checkpoint.c | shard.c | index.c heap.c |
- * pages.c | lock.c | map.c | os.c | error.c. */
+ * Layers, each knowing only those below: store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c | index.c
+ * heap.c | record.c pages.c | lock.c | map.c | os.c | error.c. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
@@ -40,6 +40,7 @@ struct mmkv_store {
     int mode;
     bool writable;               /* stores go somewhere: the file, or this process's private pages */
     bool private_;               /* mode "p" */
+    bool verify_reads;           /* reads ask for checksums */
     uint64_t max_size;
     uint32_t lock_timeout_ms;
     /* Rarely used. */
@@ -313,9 +314,21 @@ void shard_unlock(struct op *op);
 int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
 void shard_roll(struct op *op);                      /* counters: begin op->epoch */
 int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
+int shard_stale(const mmkv_store *s);                /* private copies: has a writer come since? */
+
+/* ---- record.c ---- */
+struct seal { uint64_t word, expiry; uint32_t sum; }; /* of a record: what its checksum covers besides key and value */
+struct view { struct seal seal; const uint8_t *key; uint64_t key_length, value_length, size; };
+bool record_view(mmkv_store *s, uint64_t offset, struct view *view);
 bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record, uint64_t *size);
-uint32_t record_checksum(const mmkv_store *s, uint64_t key_hash, const struct fmt_record *r);
-bool record_check(const mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash);
+uint32_t record_sum(uint64_t key_hash, uint64_t word, uint64_t expiry, const void *value, size_t value_length);
+static inline uint32_t with_place(uint32_t sum, uint32_t place) { return sum + place * FMT_PLACE_K; }
+bool record_good(const struct view *view, uint64_t key_hash);
+bool record_check(mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash);
+int record_copy(mmkv_store *s, uint64_t offset, void *buffer, size_t capacity, size_t *value_length, struct seal *seal);
+int record_copied(mmkv_store *s, uint64_t offset, uint64_t hash, const void *key, size_t key_length, const void *value,
+                  size_t value_length, const struct seal *seal);
+int record_damaged(mmkv_store *s, uint64_t offset, const void *key, size_t key_length);
 static inline uint64_t record_value_length(const struct fmt_record *r)
 {
     uint64_t word;

@@ -56,6 +56,7 @@ typedef struct mmkv_options {
     uint64_t max_size;         /* bytes the file may grow to; 0 = no limit */
     uint32_t permissions;      /* of a file being made, as for open(2); 0600 is usual */
     uint32_t lock_timeout_ms;  /* 0 = 10,000 */
+    int verify_reads;          /* non-zero: every read checks the record's checksum; MMKV_CORRUPT names the key */
     int any_file_system;       /* non-zero: do not refuse file systems that are not known to be local */
     mmkv_progress progress;    /* called during recovery, or NULL */
     void *progress_context;

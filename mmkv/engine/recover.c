@@ -165,12 +165,20 @@ static int recover_zone(struct recovery *r, uint64_t i)
     return 0;
 }
 
+/* Asked before anything is changed: who trusted a length that no zone ends at would cut records off. */
+static int check_length(mmkv_store *s, uint64_t length)
+{
+    uint64_t count = zones_valid(s, FMT_ZONES, length);
+    const struct fmt_zone *last = zone_of(s, count ? count - 1 : 0);
+    if ((count ? last->offset + last->pages * FMT_PAGE : s->zones_start) == length) return 0;
+    return fail(MMKV_CORRUPT, FMT_ZONES_AT, "the zone table does not cover the checkpoint's file length");
+}
+
 static int make_zones(mmkv_store *s, uint64_t length)
 {
     uint64_t count = zones_valid(s, FMT_ZONES, length);
     struct fmt_allocator *p = allocator_of(s);
     p->zone_count = count;
-    if (zones_end(s) != length) return fail(MMKV_CORRUPT, FMT_ZONES_AT, "the zone table does not cover the checkpoint's file length");
     memset(zone_of(s, count), 0, (FMT_ZONES - count) * sizeof(struct fmt_zone));
     for (uint64_t i = 0; i < count; i++) {
         struct zone zone;
@@ -199,6 +207,7 @@ int recover(mmkv_store *s)
     if (physical < slot.file_length)
         return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
                     (unsigned long long)physical, (unsigned long long)slot.file_length);
+    if ((rc = check_length(s, slot.file_length))) return rc;
     uint64_t attach_count = control->attach_count;
     memset(control, 0, sizeof *control); /* the identity first of all */
     control->attach_count = attach_count + 1;

@@ -1,49 +1,11 @@
-/* shard.c: the operations on one key, each atomic, and iteration.
+/* shard.c: the operations on one key, each atomic.
  *
  * A write: lock, read the epoch, make room (operations of their own: splits, chunks), then one operation that takes a
  * block, writes the record, changes the index, and kills what was there before; commit, hand back what was released,
  * unlock. A read takes no lock: it looks under an even version, copies, and looks whether the version stands. */
-#include <stdlib.h>
-
 #include "engine.h"
 
 enum { SPREAD = 7 };
-
-/* ---- records ---- */
-
-/* A record and its length, if it lies within the file. */
-bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record, uint64_t *size)
-{
-    const struct fmt_record *r = at(s, offset, FMT_RECORD_HEADER);
-    if (!r) return false;
-    *size = (uint64_t)(record_key(r) - (const uint8_t *)r) + r->key_length + record_value_length(r);
-    *record = r;
-    return at(s, offset, *size) != NULL;
-}
-
-static uint32_t checksum(uint64_t key_hash, uint64_t word, uint64_t expiry, const void *value, size_t value_length)
-{
-    return (uint32_t)engine_hash(value, value_length, key_hash + (word & ~((uint64_t)FMT_RECORD_PLACE << 16)) + expiry);
-}
-
-static uint32_t with_place(uint32_t sum, uint32_t place) { return sum + place * FMT_PLACE_K; }
-
-uint32_t record_checksum(const mmkv_store *s, uint64_t key_hash, const struct fmt_record *r)
-{
-    uint64_t word, expiry = 0;
-    (void)s;
-    memcpy(&word, (const uint8_t *)r + 4, 8);
-    if (r->flags & FMT_RECORD_EXPIRY) memcpy(&expiry, (const uint8_t *)r + FMT_RECORD_HEADER, 8);
-    return with_place(checksum(key_hash, word, expiry, record_key(r) + r->key_length, (size_t)record_value_length(r)),
-                      r->flags & FMT_RECORD_PLACE);
-}
-
-/* For records known to lie within the file. */
-bool record_check(const mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash)
-{
-    *key_hash = engine_hash(record_key(r), r->key_length, s->seed);
-    return record_checksum(s, *key_hash, r) == r->checksum;
-}
 
 /* ---- lock ---- */
 
@@ -139,25 +101,6 @@ static void account(struct op *op, int64_t records, uint64_t sum, uint64_t bytes
 
 /* ---- reading ---- */
 
-static int corrupt_record(uint64_t offset)
-{
-    return fail(MMKV_CORRUPT, offset, "the index leads to offset %llu, where no record lies within the file",
-                (unsigned long long)offset);
-}
-
-/* Copy the value that place names. The record may be anything while a writer is at work: every length is checked. */
-static int copy_value(mmkv_store *s, const struct place *p, void *buffer, size_t capacity, size_t *value_length)
-{
-    const struct fmt_record *r;
-    uint64_t size;
-    if (unlikely(!record_of(s, p->record, &r, &size))) return MMKV_CORRUPT;
-    uint64_t length = record_value_length(r);
-    *value_length = (size_t)length;
-    if (length > capacity) return MMKV_SHORT;
-    memcpy(buffer, (const uint8_t *)r + (size - length), (size_t)length);
-    return 0;
-}
-
 /* The version that published a record with an extent of its own; 0 for one in a chunk. */
 static uint64_t published(mmkv_store *s, const struct place *p)
 {
@@ -184,7 +127,7 @@ static bool still_there(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, cons
 }
 
 /* Private copies: a writer of the original may be changing pages under us. */
-static int stale(const mmkv_store *s)
+int shard_stale(const mmkv_store *s)
 {
     if (likely(!s->shared_control) || load_acquire(&s->shared_control->attach_count) == s->attach_seen) return 0;
     return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
@@ -196,12 +139,15 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
 {
     struct op op;
     struct place p;
+    struct seal seal;
     int rc = shard_lock(s, shard, &op, flags);
     if (rc) return rc;
     rc = index_find(s, op.sh, hash, key, key_length, &p);
-    if (!rc && value_length) rc = copy_value(s, &p, buffer, capacity, value_length);
-    if (rc == MMKV_CORRUPT) corrupt_record(p.record);
+    if (!rc && value_length) rc = record_copy(s, p.record, buffer, capacity, value_length, &seal);
+    if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
     shard_unlock(&op);
+    if (unlikely(s->verify_reads) && !rc && value_length)
+        rc = record_copied(s, p.record, hash, key, key_length, buffer, *value_length, &seal);
     return rc;
 }
 
@@ -212,20 +158,25 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct fmt_shard *sh = shard_of(s, shard);
     uint64_t version, started = 0;
+    struct seal seal;
     int rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
-    if (unlikely((rc = stale(s)))) return rc;
+    if (unlikely((rc = shard_stale(s)))) return rc;
     for (int tries = 0;; tries++) {
         *link = 0;
         if (likely(read_begin(&sh->l, &version))) {
             rc = index_find(s, sh, hash, key, key_length, p);
             if (likely(!rc) && value_length) {
                 if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) *link = published(s, p);
-                rc = copy_value(s, p, buffer, capacity, value_length);
+                rc = record_copy(s, p->record, buffer, capacity, value_length, &seal);
             }
-            if (unlikely(s->shared_control != NULL) && stale(s)) return MMKV_STALE;
-            if (likely(read_valid(&sh->l, version))) return rc == MMKV_CORRUPT ? corrupt_record(p->record) : rc;
-            if (!rc && still_there(s, sh, hash, key, key_length, p, *link)) return 0;
+            if (unlikely(s->shared_control != NULL) && shard_stale(s)) return MMKV_STALE;
+            if (likely(read_valid(&sh->l, version)) || (!rc && still_there(s, sh, hash, key, key_length, p, *link))) {
+                if (unlikely(rc == MMKV_CORRUPT)) return record_damaged(s, p->record, NULL, 0);
+                if (unlikely(s->verify_reads) && !rc && value_length) /* only now: a copy that was torn has been made again */
+                    return record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
+                return rc;
+            }
         }
         if (tries < READ_TRIES) continue;
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
@@ -296,7 +247,7 @@ uint64_t mmkv_count(mmkv_store *s)
 
 static int read_only(const mmkv_store *s)
 {
-    if (likely(s->writable)) return stale(s);
+    if (likely(s->writable)) return shard_stale(s);
     if (s->slotless) return fail(MMKV_IN_USE, 0, "this process was forked when its parent could not get a process slot for it: all "
                                   "%u were taken, or the parent may not open the file any more", FMT_PROCESSES - 1);
     return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
@@ -386,11 +337,11 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
     const struct fmt_record *r = NULL;
     uint32_t class_ = d->reservation ? FMT_CLASSES : heap_class(d->size);
     int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);
-    if (rc && rc != MMKV_NOT_FOUND) return corrupt_record(p.record);
+    if (rc && rc != MMKV_NOT_FOUND) return record_damaged(s, p.record, NULL, 0);
     if (!rc) {
         if (flags & MMKV_ADD) return MMKV_EXISTS;
         old = p.record;
-        if (!record_of(s, old, &r, &old_size)) return corrupt_record(old);
+        if (!record_of(s, old, &r, &old_size)) return record_damaged(s, old, NULL, 0);
     } else {
         if (flags & MMKV_REPLACE) return MMKV_NOT_FOUND;
         while ((rc = index_room(s, op->sh, d->hash, &p)) == MMKV_FULL)
@@ -446,7 +397,7 @@ int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, c
     struct draft d = { .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
                        .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
     mmkv_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
-    d.sum = checksum(hash, d.word, 0, value, value_length);
+    d.sum = record_sum(hash, d.word, 0, value, value_length);
     if (unlikely(heap_alone(shard_of(s, shard), d.size)) && (rc = fill_extent(s, &d, flags))) goto out;
     if (!(rc = shard_lock(s, shard, &op, flags))) {
         rc = put_locked(&op, &d, flags);
@@ -465,7 +416,7 @@ static int remove_at(struct op *op, uint64_t hash, const struct place *p)
 {
     const struct fmt_record *r;
     uint64_t size;
-    if (!record_of(op->s, p->record, &r, &size)) return corrupt_record(p->record);
+    if (!record_of(op->s, p->record, &r, &size)) return record_damaged(op->s, p->record, NULL, 0);
     uint64_t sum = r->checksum, bytes = size - (uint64_t)(record_key(r) - (const uint8_t *)r);
     int rc = ready(op);
     if (rc) return rc;
@@ -488,6 +439,16 @@ static int shrink(struct op *op, uint64_t hash)
     return rc == MMKV_CORRUPT ? rc : 0;
 }
 
+/* The value that is about to be removed; what is damaged stays. */
+static int take_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const struct place *p, void *buffer,
+                     size_t capacity, size_t *value_length)
+{
+    struct seal seal;
+    int rc = record_copy(s, p->record, buffer, capacity, value_length, &seal);
+    if (unlikely(s->verify_reads) && !rc) rc = record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
+    return rc == MMKV_CORRUPT ? record_damaged(s, p->record, key, key_length) : rc;
+}
+
 int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                 size_t *value_length, unsigned flags)
 {
@@ -504,9 +465,9 @@ int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length
             && (rc = read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
         if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
         rc = index_find(s, op.sh, hash, key, key_length, &p);
-        if (rc == MMKV_CORRUPT) corrupt_record(p.record);
+        if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
         if (!rc && link && (p.record != copied.record || published(s, &p) != link)) rc = MMKV_WOULD_BLOCK;
-        else if (!rc && buffer && !link) rc = copy_value(s, &p, buffer, capacity, value_length);
+        else if (!rc && buffer && !link) rc = take_copy(s, hash, key, key_length, &p, buffer, capacity, value_length);
         if (!rc) rc = remove_at(&op, hash, &p);
         if (!rc) rc = shrink(&op, hash);
         shard_unlock(&op);
@@ -532,10 +493,10 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
         const struct fmt_record *r;
         struct place p;
         uint64_t size;
-        if (!record_of(s, items[i].record, &r, &size)) return corrupt_record(items[i].record);
+        if (!record_of(s, items[i].record, &r, &size)) return record_damaged(s, items[i].record, NULL, 0);
         uint64_t hash = engine_hash(record_key(r), r->key_length, s->seed);
         rc = index_find(s, op->sh, hash, record_key(r), r->key_length, &p);
-        if (rc || p.record != items[i].record) return corrupt_record(items[i].record);
+        if (rc || p.record != items[i].record) return record_damaged(s, items[i].record, NULL, 0);
         rc = remove_at(op, hash, &p);
     }
     do { /* the tables before this one are empty: merge with them as far as buddies go */
@@ -560,133 +521,4 @@ int mmkv_clear(mmkv_store *s)
         }
     }
     return rc;
-}
-
-/* ---- iteration ---- */
-
-/* The cursor is a position in the order of hash: shard << 32 | the 20 bits to go on from (R23). */
-
-static int by_bits(const void *a, const void *b)
-{
-    uint32_t x = ((const struct index_item *)a)->bits, y = ((const struct index_item *)b)->bits;
-    return x < y ? -1 : x > y;
-}
-
-static size_t item_size(const struct fmt_record *r, int with_values, size_t value_limit)
-{
-    uint64_t value = record_value_length(r);
-    return (16 + r->key_length + (with_values && value <= value_limit ? (size_t)value : 0) + 7) & ~(size_t)7;
-}
-
-/* Copy the records of one table from position `from` on, as many steps (equal positions) as fit; *next is where to go on.
- * Called under the lock or under a version that is checked afterwards. */
-static int copy_table(mmkv_store *s, struct fmt_shard *sh, uint32_t from, uint8_t *buffer, size_t capacity, size_t *used,
-                      int with_values, size_t value_limit, uint64_t *next)
-{
-    struct index_item items[FMT_TABLE_ENTRIES];
-    uint64_t table, size;
-    uint32_t depth = 0, n = 0, kept = 0;
-    const struct fmt_record *r;
-    int rc = index_table(s, sh, from, &table, &depth);
-    if (rc) return rc;
-    *next = table ? ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth) : 1u << FMT_DEPTH_MAX;
-    if (!table) return 0;
-    struct fmt_table *t = table_at(s, table);
-    if (!t) return MMKV_CORRUPT;
-    n = table_items(t, items);
-    size_t total = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (items[i].bits < from) continue; /* tables merged since: these were delivered */
-        if (!record_of(s, items[i].record, &r, &size)) return MMKV_CORRUPT;
-        total += item_size(r, with_values, value_limit);
-        items[kept++] = items[i];
-    }
-    if (total > capacity) qsort(items, kept, sizeof *items, by_bits);
-    for (uint32_t i = 0; i < kept;) {
-        uint32_t end = i;
-        size_t step = 0;
-        if (total <= capacity) {
-            end = kept;
-            step = total;
-        } else {
-            for (; end < kept && items[end].bits == items[i].bits; end++) {
-                if (!record_of(s, items[end].record, &r, &size)) return MMKV_CORRUPT;
-                step += item_size(r, with_values, value_limit);
-            }
-            if (step > capacity - *used) {
-                *next = items[i].bits;
-                if (*used) return 0;
-                *used = step;
-                return MMKV_SHORT;
-            }
-        }
-        size_t stop = *used + step;
-        for (; i < end; i++) {
-            if (!record_of(s, items[i].record, &r, &size)) return MMKV_CORRUPT;
-            uint64_t value = record_value_length(r);
-            uint32_t header[2] = { r->key_length, 0 };
-            size_t whole = item_size(r, with_values, value_limit), body = r->key_length;
-            if (with_values && value <= value_limit) body += (size_t)value;
-            if (whole > stop - *used || 16 + body > whole) return MMKV_CORRUPT; /* changed under us: the version will tell */
-            memcpy(buffer + *used, header, 8);
-            memcpy(buffer + *used + 8, &value, 8);
-            memcpy(buffer + *used + 16, record_key(r), body);
-            memset(buffer + *used + 16 + body, 0, whole - 16 - body);
-            *used += whole;
-        }
-    }
-    return 0;
-}
-
-int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
-              size_t value_limit, unsigned flags)
-{
-    *used = 0;
-    int rc = stale(s);
-    if (rc) return rc;
-    for (;;) {
-        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0;
-        if (shard >= s->shard_count) return *used ? 0 : MMKV_NOT_FOUND;
-        if (from >= 1u << FMT_DEPTH_MAX) return fail(MMKV_INVALID, 0, "not a cursor");
-        struct fmt_shard *sh = shard_of(s, (uint32_t)shard);
-        uint8_t *to = (uint8_t *)buffer + *used;
-        size_t got = 0, left = capacity - *used;
-        bool done = false;
-        for (int tries = 0; !done; tries++) {
-            if (tries < READ_TRIES) {
-                if (!read_begin(&sh->l, &version)) continue;
-                got = 0;
-                rc = copy_table(s, sh, (uint32_t)from, to, left, &got, with_values, value_limit, &next);
-                done = read_valid(&sh->l, version);
-            } else if (flags & MMKV_NO_WAIT) {
-                return *used ? 0 : MMKV_WOULD_BLOCK;
-            } else if (s->writable) {
-                struct op op;
-                got = 0;
-                if ((rc = shard_lock(s, (uint32_t)shard, &op, flags))) return rc;
-                rc = copy_table(s, sh, (uint32_t)from, to, left, &got, with_values, value_limit, &next);
-                shard_unlock(&op);
-                done = true;
-            } else {
-                if (!started) started = os_now_ms();
-                else if (os_now_ms() - started > s->lock_timeout_ms)
-                    return fail(MMKV_LOCK_TIMEOUT, shard_at((uint32_t)shard), "shard %llu is being written, or was left half-written "
-                                "by a process that died; open the store with mode \"w\" to repair it", (unsigned long long)shard);
-                os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
-                tries = 0;
-            }
-        }
-        if (unlikely(s->shared_control != NULL) && stale(s)) return MMKV_STALE;
-        if (rc == MMKV_SHORT) {
-            if (*used) return 0;
-            *used = got;
-            return MMKV_SHORT;
-        }
-        if (rc) return rc == MMKV_CORRUPT ? fail(rc, shard_at((uint32_t)shard), "the index of shard %llu is damaged",
-                                                 (unsigned long long)shard) : rc;
-        *used += got;
-        *cursor = next >= 1u << FMT_DEPTH_MAX ? (shard + 1) << 32 : shard << 32 | next;
-        if (next < 1u << FMT_DEPTH_MAX && *used + 256 > capacity) return 0;
-        if (*used >= capacity / 2) return 0;
-    }
 }

@@ -171,6 +171,7 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     s->mode = o->mode;
     s->writable = o->mode != MMKV_MODE_READ;
     s->private_ = o->mode == MMKV_MODE_PRIVATE;
+    s->verify_reads = o->verify_reads != 0;
     s->max_size = o->max_size;
     s->lock_timeout_ms = o->lock_timeout_ms ? o->lock_timeout_ms : 10000;
     s->progress = o->progress;

@@ -184,6 +184,11 @@ def test_a_damaged_store_is_reported_with_status_3(mmkv: Runner, tmp_path: Path)
     if result.out:
         assert result.json()["ok"] is False
         assert result.json()["errors"]
+    for command in (["get", damaged, "key"], ["export", damaged, tmp_path / "out.jsonl"]):
+        result = mmkv.run(*command)
+        assert result.status == 3, result
+        assert "record of key b'key' is damaged" in result.err
+        assert b"needle" not in result.out, "nothing damaged is given out"
 
 
 def test_new_stores_are_private(mmkv: Runner, store: Path) -> None:

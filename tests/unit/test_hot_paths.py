@@ -16,6 +16,7 @@ from tests.support import ROOT
 SUITES = [
     "tests/unit/test_mapping.py",
     "tests/unit/test_types.py",
+    "tests/unit/test_verify_reads.py",
     "tests/unit/test_iteration.py",
     "tests/unit/test_open.py",
     "tests/unit/test_processes.py",
