@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine.h"
+#include "check.h"
 
 /* ---- the quick count ---- */
 
@@ -66,21 +66,7 @@ int check_totals(mmkv_store *s, bool *good)
 
 enum { PROGRESS_RECORDS = 4096 };
 
-struct found { char kind[16], text[160]; uint64_t offset; void *key; size_t key_length; };
-
-struct check {
-    mmkv_store *s;
-    mmkv_progress progress;
-    mmkv_problem problem;
-    void *context;
-    uint64_t records, total;     /* of what is told to progress */
-    bool writers;                /* somebody may be writing while we look */
-    struct found *found;         /* of the section under way: told when its look turns out valid */
-    size_t found_count, found_room;
-};
-
-static void __attribute__((format(printf, 6, 7)))
-note(struct check *k, const char *kind, const void *key, size_t key_length, uint64_t offset, const char *format, ...)
+void note(struct check *k, const char *kind, const void *key, size_t key_length, uint64_t offset, const char *format, ...)
 {
     if (k->found_count == k->found_room) {
         size_t room = k->found_room ? 2 * k->found_room : 16;
@@ -100,7 +86,7 @@ note(struct check *k, const char *kind, const void *key, size_t key_length, uint
     f->key_length = key_length;
 }
 
-static void tell(struct check *k, bool valid)
+void tell(struct check *k, bool valid)
 {
     for (size_t i = 0; i < k->found_count; i++) {
         struct found *f = &k->found[i];
@@ -119,7 +105,7 @@ static int look_begin(struct check *k, uint32_t shard, struct look *look)
     look->records = k->records;
     if (s->writable) return shard_lock(s, shard, &look->op, 0);
     struct fmt_lockable *l = &shard_of(s, shard)->l;
-    while (!read_begin(l, &look->version)) {
+    while (!read_begin(l, &look->version) && k->writers) { /* with nobody there it stays odd; check_state tells */
         if (!look->started) look->started = os_now_ms();
         if (os_now_ms() - look->started > s->lock_timeout_ms)
             return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written or was left half-written; "
@@ -161,6 +147,19 @@ static void check_record(struct check *k, uint32_t shard, uint64_t offset, uint6
     else if (p.record != offset) note(k, "index", key, r->key_length, offset, "the index leads to another record for this key");
 }
 
+/* A dead record that the last checkpoint still has. If another one was completed while we looked it may be gone. */
+static void check_needed(struct check *k, uint64_t offset, uint64_t room, uint64_t born, uint64_t dead)
+{
+    uint64_t durable = load_acquire(&control_of(k->s)->durable);
+    struct view v;
+    if (fmt_epoch_of(born) > durable || fmt_epoch_of(dead) <= durable) return;
+    bool whole = record_view(k->s, offset, &v) && v.size <= room;
+    if (whole && record_good(&v, engine_hash(v.key, v.key_length, k->s->seed))) return;
+    atomic_thread_fence(memory_order_acquire);
+    if (load(&control_of(k->s)->durable) == durable)
+        note(k, "checksum", whole ? v.key : NULL, v.key_length, offset, "a record of the last checkpoint is damaged");
+}
+
 static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const struct fmt_extent *e)
 {
     mmkv_store *s = k->s;
@@ -191,12 +190,36 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
         } else if (!bit) {
             waiting++;
             if (!oldest || fmt_epoch_of(dead) < oldest) oldest = fmt_epoch_of(dead);
+            check_needed(k, offset + fmt_chunk_blocks_at(c->blocks) + (uint64_t)i * size, size, born, dead);
         }
     }
+    uint32_t words = (c->blocks + 63) / 64, first = (uint32_t)next_bit(chunk_bits(c), 0, c->blocks, true);
+    if (next_bit(chunk_bits(c), c->blocks, words * 64, true) < words * 64)
+        note(k, "free map", NULL, 0, offset, "a block that the chunk does not have is marked free");
+    if (first < c->blocks && first / 64 < c->hint) note(k, "free map", NULL, 0, offset, "a block is free below where the search begins");
+    uint32_t threshold = c->blocks / 16 ? c->blocks / 16 : 1;
+    if (c->list != (c->free ? FMT_LIST_AVAILABLE : c->waiting >= threshold ? FMT_LIST_WAITING : FMT_LIST_NONE))
+        note(k, "list", NULL, 0, offset, "the chunk is not in the list where it belongs");
     if (live != c->live || free_ != c->free || waiting != c->waiting)
         note(k, "counter", NULL, 0, offset, "the chunk counts %u live, %u free, %u waiting blocks and has %u, %u, %u", c->live,
              c->free, c->waiting, live, free_, waiting);
-    if (waiting && c->waiting_epoch > oldest) note(k, "counter", NULL, 0, offset, "the chunk's oldest death is wrong");
+    if (waiting && c->waiting_epoch != oldest) note(k, "counter", NULL, 0, offset, "the chunk's oldest death is wrong");
+}
+
+/* An extent that has died since the last checkpoint, which still has it. */
+static void check_dead(struct check *k, const struct fmt_extent *e, uint64_t offset)
+{
+    uint64_t durable = load_acquire(&control_of(k->s)->durable);
+    uint32_t size = e->class_ < FMT_CLASSES ? fmt_class_size(e->class_) : 0, order = e->pages ? (uint32_t)__builtin_ctz(e->pages) : 0;
+    uint32_t blocks = size && order <= FMT_CHUNK_ORDER_MAX ? fmt_chunk_blocks(order, size) : 0;
+    if (fmt_epoch_of(e->born) > durable || fmt_epoch_of(e->dead) <= durable) return;
+    if (e->type == FMT_EXTENT_VALUE) check_needed(k, offset, (uint64_t)e->pages * FMT_PAGE, e->born, e->dead);
+    if (e->type != FMT_EXTENT_CHUNK) return;
+    for (uint32_t i = 0; i < blocks; i++) {
+        uint64_t at_ = offset + fmt_chunk_epochs_at(blocks) + 16ull * i;
+        const struct fmt_epochs *words = at(k->s, at_, sizeof *words);
+        if (words && words->born) check_needed(k, offset + fmt_chunk_blocks_at(blocks) + (uint64_t)i * size, size, words->born, words->dead);
+    }
 }
 
 /* The extent whose descriptor is at `page`; *pages is how far it reaches. */
@@ -219,7 +242,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
         int rc = look_begin(k, shard, &look);
         if (rc) return rc;
         *pages = 1;
-        uint64_t born = load(&e->born), dead = load(&e->dead);
+        uint64_t born = load(&e->born), dead = load(&e->dead), version = load(&e->link) & FMT_LINK_MASK;
         if (!born || e->shard != shard) {
             /* reserved, or taken over, meanwhile */
         } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8) || !fmt_epoch_of(born)) {
@@ -229,61 +252,87 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
                 note(k, "descriptor", NULL, 0, e_at, "the descriptor's check does not hold");
             } else {
                 *pages = e->pages;
+                if (e->type == FMT_EXTENT_CHUNK ? version : version && (!(version & 1) || version > (shard_of(s, shard)->l.version & FMT_LINK_MASK)))
+                    note(k, "descriptor", NULL, 0, e_at, "the descriptor names a version that never was");
                 if (e->type == FMT_EXTENT_CHUNK) check_chunk(k, shard, offset, e);
                 else if (e->type == FMT_EXTENT_VALUE) check_record(k, shard, offset, (uint64_t)e->pages * FMT_PAGE, FMT_RECORD_ALONE);
                 else note(k, "descriptor", NULL, 0, e_at, "an extent of no known type");
             }
+        } else if ((e->link & ~FMT_LINK_MASK) == fmt_extent_check(*WORD(e->pages), e_at)) {
+            check_dead(k, e, offset);
         }
     } while (look_end(k, shard, &look));
     return 0;
 }
 
-/* From the index to the records. */
-static void check_table(struct check *k, uint32_t shard, uint64_t offset, uint32_t from, uint32_t depth, uint64_t *count, uint64_t *sum)
+/* Of a shard, as its index has it. */
+struct totals { uint64_t count, sum, bytes, latest; };
+
+/* All words of the directory at a table's positions lead to it. */
+static void check_span(struct check *k, struct fmt_shard *sh, uint32_t shard, uint32_t from, uint32_t depth, uint64_t table)
+{
+    uint32_t global = (uint32_t)(load(&sh->directory) & 63);
+    for (uint64_t i = 1; i < 1ull << (global - depth); i++) {
+        uint64_t other;
+        uint32_t other_depth;
+        if (index_table(k->s, sh, from + (uint32_t)(i << (FMT_DEPTH_MAX - global)), &other, &other_depth) || other != table || other_depth != depth) {
+            note(k, "index", NULL, 0, shard_at(shard), "words of the shard's directory that should lead to one table do not");
+            return;
+        }
+    }
+}
+
+static void check_entry(struct check *k, uint32_t shard, const struct fmt_table *t, const struct index_item *item, struct totals *totals)
 {
     mmkv_store *s = k->s;
-    struct index_item items[FMT_TABLE_ENTRIES];
-    struct fmt_table *t = table_at(s, offset);
-    if (!t) {
-        note(k, "index", NULL, 0, offset, "a directory leads to no table");
+    struct block block;
+    struct fmt_epochs *epochs;
+    struct fmt_chunk *c;
+    struct place p;
+    struct view v;
+    if (!record_view(s, item->record, &v) || heap_locate(s, shard, item->record, &block, &epochs, &c)) {
+        note(k, "index", NULL, 0, item->record, "an entry leads to no record");
         return;
     }
-    if (t->header.shard != shard || t->header.depth != depth || t->header.prefix != from)
-        note(k, "index", NULL, 0, offset, "a table's header contradicts the directory");
-    uint32_t n = table_items(t, items);
-    for (uint32_t i = 0; i < n; i++) {
-        const struct fmt_record *r;
-        uint64_t size, hash;
-        struct block block;
-        struct fmt_epochs *epochs;
-        struct fmt_chunk *c;
-        struct place p;
-        if (!record_of(s, items[i].record, &r, &size) || heap_locate(s, shard, items[i].record, &block, &epochs, &c)) {
-            note(k, "index", NULL, 0, items[i].record, "an entry leads to no record");
-            continue;
-        }
-        if (!load(&epochs->born) || fmt_epoch_of(load(&epochs->dead)))
-            note(k, "index", NULL, 0, items[i].record, "an entry leads to a record that is not alive");
-        hash = engine_hash(record_key(r), r->key_length, s->seed);
-        if (fmt_bits_of(hash, s->shard_bits) != items[i].bits || index_find(s, shard_of(s, shard), hash, record_key(r), r->key_length, &p)
-            || p.record != items[i].record)
-            note(k, "index", record_key(r), r->key_length, items[i].record, "the key of an entry's record is not found through it");
-        ++*count;
-        *sum += r->checksum;
+    uint64_t born = load(&epochs->born), dead = load(&epochs->dead), hash = engine_hash(v.key, v.key_length, s->seed);
+    if (!born || fmt_epoch_of(dead))
+        note(k, "index", NULL, 0, item->record, "an entry leads to a record that is not alive");
+    else if (fmt_epoch_of(born) > totals->latest) totals->latest = fmt_epoch_of(born);
+    if (fmt_bits_of(hash, s->shard_bits) != item->bits || index_find(s, shard_of(s, shard), hash, v.key, v.key_length, &p)
+        || p.record != item->record || (item->line >= FMT_STASH_LINE && table_stash_tag(t, item) != fmt_tag_of(hash, s->shard_bits)))
+        note(k, "index", v.key, v.key_length, item->record, "the key of an entry's record is not found through it");
+    totals->count++;
+    totals->sum += v.seal.sum;
+    totals->bytes += v.key_length + v.value_length;
+}
+
+/* From the index to the records. */
+static void check_table(struct check *k, uint32_t shard, uint64_t offset, uint32_t from, uint32_t depth, struct totals *totals)
+{
+    struct index_item items[FMT_TABLE_ENTRIES];
+    struct fmt_table *t = table_at(k->s, offset);
+    if (!t || t->header.shard != shard || t->header.depth != depth || t->header.prefix != from) {
+        note(k, "index", NULL, 0, offset, t ? "a table's header contradicts the directory" : "a directory leads to no table");
+        return;
     }
+    uint32_t n = table_items(t, items), line = table_miscounted(t);
+    if (line) note(k, "index", NULL, 0, offset + 64 * line, "a bucket's counts of entries elsewhere are wrong");
+    for (uint32_t i = 0; i < n; i++) check_entry(k, shard, t, &items[i], totals);
 }
 
 static int check_shard(struct check *k, uint32_t shard)
 {
     mmkv_store *s = k->s;
-    uint64_t count, sum, tables;
+    uint64_t tables;
+    struct totals t;
     struct look look = { .tries = 0 };
     do { /* the whole index of a shard in one look, since its counters are compared */
         int rc = look_begin(k, shard, &look);
         if (rc) return rc;
         struct fmt_shard *sh = shard_of(s, shard);
         uint64_t now = load(&sh->epoch) & 1;
-        count = sum = tables = 0;
+        t = (struct totals){ .count = 0 };
+        tables = 0;
         for (uint64_t bits = 0; bits < 1u << FMT_DEPTH_MAX;) {
             uint64_t table;
             uint32_t depth = 0;
@@ -291,142 +340,26 @@ static int check_shard(struct check *k, uint32_t shard)
                 note(k, "index", NULL, 0, shard_at(shard), "the shard's directory is damaged");
                 break;
             }
-            if (!table) break;
-            check_table(k, shard, table, (uint32_t)bits, depth, &count, &sum);
+            if (!table) {
+                if (load(&sh->directory)) note(k, "index", NULL, 0, shard_at(shard), "the shard's directory has an empty word");
+                break;
+            }
+            check_span(k, sh, shard, (uint32_t)bits, depth, table);
+            check_table(k, shard, table, (uint32_t)bits, depth, &t);
             tables++;
             bits += 1ull << (FMT_DEPTH_MAX - depth);
         }
-        if (count != load(&sh->count[now]) || sum != load(&sh->sum[now]) || tables != load(&sh->tables))
+        if (t.count != load(&sh->count[now]) || t.sum != load(&sh->sum[now]) || tables != load(&sh->tables))
             note(k, "counter", NULL, 0, shard_at(shard), "the shard counts %llu records in %llu tables and has %llu in %llu%s",
-                 (unsigned long long)load(&sh->count[now]), (unsigned long long)load(&sh->tables), (unsigned long long)count,
-                 (unsigned long long)tables, sum == load(&sh->sum[now]) ? "" : ", with another sum");
+                 (unsigned long long)load(&sh->count[now]), (unsigned long long)load(&sh->tables), (unsigned long long)t.count,
+                 (unsigned long long)tables, t.sum == load(&sh->sum[now]) ? "" : ", with another sum");
+        if (t.bytes != load(&sh->bytes)) note(k, "counter", NULL, 0, shard_at(shard), "the shard's count of bytes is wrong");
+        if (t.latest > load(&sh->epoch)) note(k, "counter", NULL, 0, shard_at(shard), "the shard was written later than it says");
     } while (look_end(k, shard, &look));
     return 0;
 }
 
-/* ---- pages: every page is free, or belongs to exactly one extent ---- */
-
-static void mark(struct check *k, uint64_t **maps, uint64_t offset, uint64_t pages, const char *what)
-{
-    struct zone zone;
-    if (!pages || zone_find(k->s, offset, &zone)) {
-        note(k, "pages", NULL, 0, offset, "%s lies in no zone", what);
-        return;
-    }
-    uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
-    if (page < zone.first || pages > zone.pages - page) {
-        note(k, "pages", NULL, 0, offset, "%s does not fit its zone", what);
-        return;
-    }
-    for (uint64_t i = page; i < page + pages; i++) {
-        if (bit_get(maps[zone.number], i)) {
-            note(k, "pages", NULL, 0, offset, "%s overlaps another extent", what);
-            return;
-        }
-        bits_set(maps[zone.number], i, 1, true);
-    }
-}
-
-static void mark_word(struct check *k, uint64_t **maps, uint64_t word, const char *what)
-{
-    uint64_t pages = word & (FMT_PAGE - 1), offset = word - pages;
-    if (!offset) return;
-    struct fmt_extent *e = extent_at(k->s, offset);
-    mark(k, maps, offset, e ? e->pages : pages, what);
-}
-
-static void mark_index(struct check *k, uint64_t **maps, uint32_t shard)
-{
-    struct fmt_shard *sh = shard_of(k->s, shard);
-    uint32_t depth = (uint32_t)(sh->directory & 63);
-    if (!sh->directory) return;
-    if (depth > FMT_DEPTH_EMBEDDED) mark(k, maps, sh->directory & ~63ull, pages_of(8ull << depth), "a directory");
-    for (uint64_t bits = 0; bits < 1u << FMT_DEPTH_MAX;) {
-        uint64_t table;
-        uint32_t d = 0;
-        if (index_table(k->s, sh, (uint32_t)bits, &table, &d) || !table) break;
-        mark(k, maps, table, 1, "a table");
-        bits += 1ull << (FMT_DEPTH_MAX - d);
-    }
-}
-
-static void account_pages(struct check *k, uint64_t **maps, uint64_t zones)
-{
-    mmkv_store *s = k->s;
-    const struct fmt_allocator *p = allocator_of(s);
-    uint64_t free_total = 0, waiting = 0;
-    struct zone zone;
-    for (uint64_t i = 0; i < zones; i++) {
-        if (zone_get(s, i, &zone) || !zone.extents) continue;
-        for (uint64_t page = zone.first; page < zone.pages;) {
-            const struct fmt_extent *e = &zone.extents[page];
-            bool live = e->born && !fmt_epoch_of(e->dead) && e->pages && e->pages <= zone.pages - page;
-            if (live) mark(k, maps, zone.offset + page * FMT_PAGE, e->pages, "an extent");
-            page += live ? e->pages : 1;
-        }
-    }
-    uint64_t steps = 0;
-    for (uint64_t page = p->waiting_head; page && steps++ < UINT32_MAX;) {
-        const struct fmt_extent *e = extent_at(s, page << FMT_PAGE_SHIFT);
-        if (!e) { note(k, "pages", NULL, 0, page << FMT_PAGE_SHIFT, "the queue of dead extents is damaged"); break; }
-        if (k->found_count > 100) break; /* a cycle */
-        mark(k, maps, page << FMT_PAGE_SHIFT, e->pages, "a dead extent");
-        waiting += e->pages;
-        page = e->link & FMT_LINK_MASK;
-    }
-    mark_word(k, maps, p->harvesting, "an extent being collected");
-    for (uint32_t i = 0; i < s->shard_count; i++) {
-        mark_index(k, maps, i);
-        for (uint32_t j = 0; j < FMT_SHARD_RESERVES; j++) mark_word(k, maps, shard_of(s, i)->reserve[j], "a reserved extent");
-        for (uint32_t j = 0; j < FMT_SHARD_RELEASES; j++) mark_word(k, maps, shard_of(s, i)->release[j], "a released extent");
-    }
-    for (uint32_t i = 0; i < FMT_PROCESSES; i++)
-        for (int j = 0; j < 4; j++) mark_word(k, maps, process_of(s, i)->reserved_extent[j], "a reserved extent");
-    for (uint64_t i = 0; i < zones; i++) {
-        if (zone_get(s, i, &zone)) continue;
-        uint64_t free_ = 0;
-        for (uint64_t page = zone.first; page < zone.pages; page++) {
-            bool is_free = bit_get(zone.free, page), used = bit_get(maps[i], page);
-            free_ += is_free;
-            if (is_free == used)
-                note(k, "pages", NULL, 0, zone.offset + page * FMT_PAGE, used ? "a page in use is marked free" : "a page belongs to nobody");
-        }
-        if (free_ != zone_state_of(s, i)->free) note(k, "counter", NULL, 0, zone.offset, "a zone's count of free pages is wrong");
-        free_total += free_;
-    }
-    if (free_total != p->free_pages) note(k, "counter", NULL, 0, FMT_ALLOCATOR_AT, "the allocator's count of free pages is wrong");
-    if (waiting != p->waiting_pages) note(k, "counter", NULL, 0, FMT_ALLOCATOR_AT, "the allocator's count of waiting pages is wrong");
-}
-
-static int check_pages(struct check *k)
-{
-    mmkv_store *s = k->s;
-    struct op op, a;
-    int rc = 0;
-    uint32_t locked = 0;
-    if (!s->writable && k->writers) return 0; /* cannot make them stand still */
-    if (s->writable) {
-        for (; locked < s->shard_count && !rc; locked += !rc) rc = shard_lock(s, locked, &op, 0);
-        if (!rc) rc = pages_lock(s, &a, 0);
-    }
-    if (!rc) {
-        uint64_t zones = load(&allocator_of(s)->zone_count);
-        uint64_t **maps = calloc(zones + 1, sizeof *maps);
-        struct zone zone;
-        for (uint64_t i = 0; maps && i < zones && !rc; i++) {
-            if ((rc = zone_get(s, i, &zone))) break;
-            if (!(maps[i] = calloc((zone.pages + 63) / 64, 8))) rc = fail(MMKV_NO_MEMORY, 0, "out of memory");
-        }
-        if (!maps) rc = fail(MMKV_NO_MEMORY, 0, "out of memory");
-        if (!rc) account_pages(k, maps, zones);
-        for (uint64_t i = 0; maps && i < zones; i++) free(maps[i]);
-        free(maps);
-        if (s->writable) pages_unlock(&a);
-    }
-    while (locked-- > 0) unlock_word(s, &shard_of(s, locked)->l.lock);
-    tell(k, true);
-    return rc;
-}
+/* ---- all of it ---- */
 
 int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records)
 {

@@ -9,15 +9,15 @@
  * A leader that dies leaves the lock to the next, who makes a cut of his own: a dead one's is never resumed (R17). */
 #include "engine.h"
 
-static uint64_t slot_checksum(const mmkv_store *s, int which)
+static uint64_t slot_checksum(const mmkv_store *s, int which, const struct fmt_slot *slot)
 {
-    return engine_hash(slot_of(s, which), offsetof(struct fmt_slot, checksum), s->seed ^ (which ? FMT_SLOT_B_AT : FMT_SLOT_A_AT));
+    return engine_hash(slot, offsetof(struct fmt_slot, checksum), s->seed ^ (which ? FMT_SLOT_B_AT : FMT_SLOT_A_AT));
 }
 
 bool slot_valid(const mmkv_store *s, int which)
 {
     const struct fmt_slot *slot = slot_of(s, which);
-    return !memcmp(slot->magic, FMT_SLOT_MAGIC, 8) && slot->checksum == slot_checksum(s, which) && slot->epoch
+    return !memcmp(slot->magic, FMT_SLOT_MAGIC, 8) && slot->checksum == slot_checksum(s, which, slot) && slot->epoch
         && slot->epoch < FMT_EPOCH_MASK;
 }
 
@@ -33,9 +33,14 @@ int slot_write(mmkv_store *s, int which, const struct fmt_slot *values)
 {
     struct fmt_slot *slot = slot_of(s, which);
     store(&slot->clean, 0);
+    memset(slot->magic, 0, sizeof slot->magic); /* killed in between: a slot being written, not a damaged one */
     kill_fence();
-    memcpy(slot, values, offsetof(struct fmt_slot, checksum));
-    slot->checksum = slot_checksum(s, which);
+    memcpy((uint8_t *)slot + 8, (const uint8_t *)values + 8, offsetof(struct fmt_slot, checksum) - 8);
+    struct fmt_slot whole = *slot;
+    memcpy(whole.magic, values->magic, sizeof whole.magic);
+    store(&slot->checksum, slot_checksum(s, which, &whole));
+    kill_fence();
+    memcpy(slot->magic, values->magic, sizeof slot->magic);
     return s->private_ ? 0 : os_flush(slot, FMT_PAGE);
 }
 

@@ -307,6 +307,8 @@ int index_table(mmkv_store *s, struct fmt_shard *sh, uint32_t bits, uint64_t *ta
 struct fmt_table *table_at(mmkv_store *s, uint64_t offset);
 struct index_item { uint32_t bits, line, slot; uint64_t record; };
 uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_TABLE_ENTRIES]);
+uint32_t table_stash_tag(const struct fmt_table *table, const struct index_item *item);
+uint32_t table_miscounted(const struct fmt_table *table);
 
 /* ---- shard.c ---- */
 int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags);

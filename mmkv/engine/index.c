@@ -252,6 +252,30 @@ uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_
     return n;
 }
 
+/* For verify(): the tag of a stash entry, and the first line (0: none) whose counts of entries elsewhere are not right. */
+uint32_t table_stash_tag(const struct fmt_table *t, const struct index_item *item)
+{
+    return (uint32_t)(t->header.stash_tags[item->line - FMT_STASH_LINE] >> 8 * item->slot & 0x7f);
+}
+
+uint32_t table_miscounted(const struct fmt_table *t)
+{
+    uint32_t displaced[FMT_BUCKETS] = { 0 }, stash[FMT_BUCKETS] = { 0 };
+    for (uint32_t line = 1; line < FMT_STASH_LINE + FMT_STASH_LINES; line++) {
+        const struct fmt_bucket *b = &t->line[line - 1];
+        if (line >= FMT_STASH_LINE && b->tags & TOP_BITS) return line;
+        for (uint64_t m = ~match(load(&b->tags), 0) & TOP_BITS; m; m &= m - 1) {
+            uint32_t home = line_home(b, line, first(m));
+            if (home >= FMT_BUCKETS) return line;
+            if (line >= FMT_STASH_LINE) stash[home]++;
+            else displaced[home] += home != line - 1;
+        }
+    }
+    for (uint32_t home = 0; home < FMT_BUCKETS; home++)
+        if (neighbours(t->line[home].tags) != displaced[home] || stashed(t->line[home].tags) != stash[home]) return home + 1;
+    return 0;
+}
+
 static uint32_t table_count(const struct fmt_table *t)
 {
     uint32_t n = 0;
