@@ -18,7 +18,7 @@ EPOCH = (1 << 48) - 1
 
 NOT_LIVE = {
     "fmt_slot (older)": "its magic, checksum and clean mark are looked at; it is read only when the newer one fails",
-    "fmt_control.identity": "of a clean file it is stamped anew by whoever attaches; of a dirty one a flip means recovery",
+    "fmt_control.identity": "of a clean file stamped anew by whoever attaches; of a dirty one a flip means recovery",
     "fmt_control.epoch": "only upwards: an epoch that is skipped does no harm",
     "fmt_control.file_length": "only upwards, to what the file really has: it is a limit",
     "fmt_control.clean": "of a clean file set by whoever attaches",
@@ -51,7 +51,7 @@ NOT_LIVE = {
     "fmt_bucket.tags": "byte 7: access bits",
     "fmt_table_header.stash_tags": "where the stash line's tag is 0",
     "fmt_shard.count, sum": "those of the other parity, which only a cut under way reads",
-    "fmt_shard.epoch": "what leaves a later trace, and the parity, is found; other bits only delay, or hurry, a checkpoint",
+    "fmt_shard.epoch": "a flip that leaves a later trace, or turns the parity, is found; others move a checkpoint",
     "fmt_class": "60 to 73 are not used",
     "fmt_shard.embedded": "beyond the directory's words",
     "reserved": "fields kept for later, padding, the ends of blocks and pages",

@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 
 def make(path: Path, state: State, seed: int = 1) -> Sample:
-    """Records of several classes and of extents of their own, dead ones that wait, free pages, a full and a split table."""
+    """Records of several classes and of extents of their own, dead ones that wait, free pages, split tables."""
     rng = random.Random(seed)
     model = {b"%s %d" % (b"key" * (i % 5), i): random_bytes(rng, SIZES[i % len(SIZES)]) for i in range(44)}
     model.update((b"%d" % i, b"") for i in range(900))
