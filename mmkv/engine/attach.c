@@ -176,6 +176,7 @@ static int recover_as(mmkv_store *s)
 {
     be_settler(s);
     int rc = recover(s);
+    if (!rc && control_of(s)->failed) rc = checkpoint_rewrite(s);
     s->me = 0;
     return rc;
 }
@@ -206,13 +207,12 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
     if (physical < slot_of(s, which)->file_length)
         return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
                     (unsigned long long)physical, (unsigned long long)slot_of(s, which)->file_length);
-    bool clean = slot_clean(s, which);
+    bool clean = slot_clean(s, which) && !control_of(s)->failed;
     if ((clean || same_identity(s)) && control_plausible(s, physical)) {
         bool good = clean;
         if (clean) {
             good = clear_locks(s);
             control_of(s)->clean = 1;
-            control_of(s)->failed = 0;
         } else {
             be_settler(s);
             if (!(rc = settle_dead(s, true))) rc = check_totals(s, &good);

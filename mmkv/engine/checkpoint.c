@@ -6,8 +6,21 @@
  *  2. flush the heap zones and the zone table, while writers go on in E + 1;
  *  3. write and flush the slot that does not hold the durable epoch: E is durable;
  *  4. what died in E or before may be reused.
- * A leader that dies leaves the lock to the next, who makes a cut of his own: a dead one's is never resumed (R17). */
+ * A leader that dies leaves the lock to the next, who makes a cut of his own: a dead one's is never resumed (R17).
+ *
+ * Group commit: whoever wants epoch e durable counts itself in `arrived`, then leads, or sleeps until somebody has led
+ * far enough. The sleepers are woken together, each time the lock is let go. */
+#include <limits.h>
+
 #include "engine.h"
+
+enum {
+    LOOK_AGAIN_MS = 100,         /* a sleeper looks whether the leader is alive */
+    GATHER_NS_MAX = 10000000,    /* a leader waits no longer for callers it expects */
+    WRITE_AHEAD = 32 << 20,      /* bytes to flush, about, from which on writing begins before the cut */
+    ONE_RANGE_MAX = 4 << 20      /* up to which the heap is flushed as one range */
+};
+#define GATHERING 0x80000000u    /* in control.arrived */
 
 static uint64_t slot_checksum(const mmkv_store *s, int which, const struct fmt_slot *slot)
 {
@@ -41,7 +54,7 @@ int slot_write(mmkv_store *s, int which, const struct fmt_slot *values)
     store(&slot->checksum, slot_checksum(s, which, &whole));
     kill_fence();
     memcpy(slot->magic, values->magic, sizeof slot->magic);
-    return s->private_ ? 0 : os_flush(slot, FMT_PAGE);
+    return checkpoint_flush(s, slot, FMT_PAGE);
 }
 
 static uint64_t clean_word(int which, uint64_t epoch)
@@ -54,53 +67,116 @@ bool slot_clean(const mmkv_store *s, int which)
     return slot_of(s, which)->clean == clean_word(which, slot_of(s, which)->epoch);
 }
 
-/* The checkpoint lock is held over flushes: a live holder is waited for as long as it takes, or until a signal comes. */
-static int lead(mmkv_store *s)
-{
-    uint32_t dead; /* a dead leader leaves nothing to settle */
-    int rc;
-    while ((rc = lock_word(s, &control_of(s)->checkpoint_lock, INTERRUPTIBLE, &dead)) == MMKV_LOCK_TIMEOUT) {}
-    return rc;
-}
-
-/* A failed msync is never forgotten: the kernel has marked the pages clean, so no later success would cover them (R20).
- * The identity goes too: when all have left, the next open recovers to the last good checkpoint. */
-static int remember_failure(mmkv_store *s, int rc)
-{
-    struct fmt_control *control = control_of(s);
-    int os_errno = mmkv_failure_get()->os_errno;
-    if (rc == MMKV_OS || rc == MMKV_FULL) {
-        memset(control->boot_id, 0, sizeof control->boot_id);
-        store32(&control->failed, os_errno ? (uint32_t)os_errno : 5u);
-    }
-    return rc;
-}
+/* ---- a failed flush ---- */
 
 static int refuse_failed(mmkv_store *s)
 {
     uint32_t failed = load32(&control_of(s)->failed);
-    return failed ? fail(MMKV_OS, 0, "an earlier flush of this store failed (%s): no checkpoint can be trusted until every "
-                         "process has closed it; the next open goes back to the last good one", strerror((int)failed)) : 0;
+    return failed ? fail_errno((int)failed, "a flush of this store has failed, so that nothing written since the last checkpoint will be "
+                               "durable; it stays readable until every process has closed the store, and then the next open "
+                               "goes back to that checkpoint") : 0;
 }
+
+/* A failed msync is never forgotten: the kernel has marked the pages clean, so no later success would cover them (R20).
+ * The identity goes too: when all have left, the next open recovers to the last good checkpoint. */
+static int remember_failure(mmkv_store *s)
+{
+    struct fmt_control *control = control_of(s);
+    int os_errno = mmkv_failure_get()->os_errno;
+    memset(control->boot_id, 0, sizeof control->boot_id);
+    store32(&control->failed, os_errno ? (uint32_t)os_errno : 5u);
+    return refuse_failed(s);
+}
+
+int checkpoint_flush(mmkv_store *s, const void *p, uint64_t length)
+{
+    int rc = s->private_ ? 0 : os_flush(p, length);
+    return rc ? remember_failure(s) : 0;
+}
+
+/* After a recovery that a failed flush was the reason for: what the disk holds of the pages that the kernel took for
+ * written is not known, so all that is in use is stored and flushed again. Only then is the failure forgotten. */
+int checkpoint_rewrite(mmkv_store *s)
+{
+    int rc = 0;
+    for (uint64_t offset = FMT_SLOT_A_AT; offset < s->zones_start && !s->private_; offset += FMT_PAGE) {
+        uint64_t *word = at(s, offset, FMT_PAGE);
+        store(word, load(word));
+    }
+    for (uint64_t i = 0, count = load(&allocator_of(s)->zone_count); i < count && !s->private_; i++) {
+        struct zone zone;
+        if ((rc = zone_get(s, i, &zone))) return rc;
+        for (uint64_t page = 0; page < zone.pages; page++) {
+            uint64_t *word = zone.free + page * (FMT_PAGE / sizeof(uint64_t));
+            if (!bit_get(zone.free, page)) store(word, load(word)); /* into free ones nothing may be stored: they may be holes */
+        }
+    }
+    if ((rc = checkpoint_flush(s, base_of(s), zones_end(s)))) return rc;
+    store32(&control_of(s)->failed, 0);
+    return 0;
+}
+
+/* ---- the checkpoint lock ---- */
+
+/* Become the leader (*led), or learn that `at_least` is durable. The lock is held over flushes: a live holder is waited
+ * for as long as it takes, or until a signal comes. */
+static int lead(mmkv_store *s, uint64_t at_least, bool *led)
+{
+    struct fmt_control *control = control_of(s);
+    for (;;) {
+        /* Before anything is looked at: pairs with the add in let_go, so that what changes after a look ends the sleep. */
+        uint32_t turn = __atomic_load_n(&control->checkpoint_futex, __ATOMIC_ACQUIRE), owner = 0;
+        *led = false;
+        if (load_acquire(&control->durable) >= at_least) return 0;
+        *led = true; /* a dead leader leaves nothing to settle */
+        if (__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return 0;
+        uint32_t waited = owner | FMT_LOCK_WAITERS;
+        if (owner != waited
+            && !__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, waited, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
+        uint64_t start = os_now_ms();
+        if (os_wait(&control->checkpoint_futex, turn, LOOK_AGAIN_MS)) return MMKV_INTERRUPTED;
+        if (os_now_ms() - start >= LOOK_AGAIN_MS && load32(&control->checkpoint_lock) == waited
+            && !slot_alive(s, waited & FMT_LOCK_OWNER)
+            && __atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
+                                           __ATOMIC_RELAXED)) return 0;
+    }
+}
+
+/* Killed before the wake: the sleepers look again by themselves. */
+static void let_go(mmkv_store *s)
+{
+    struct fmt_control *control = control_of(s);
+    /* release: pairs with the acquire in lead */
+    if (__atomic_exchange_n(&control->checkpoint_lock, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS) {
+        __atomic_fetch_add(&control->checkpoint_futex, 1, __ATOMIC_RELEASE); /* pairs with the load in lead */
+        os_wake(&control->checkpoint_futex, INT_MAX);
+    }
+}
+
+/* ---- dirty and clean ---- */
 
 /* Before the first store to a file whose disk says clean: take that back, durably (R9). */
 int checkpoint_mark_dirty(mmkv_store *s)
 {
     struct fmt_control *control = control_of(s);
-    int rc = lead(s);
+    bool led;
+    int rc = lead(s, UINT64_MAX, &led);
     if (rc) return rc;
     if (load32(&control->clean)) {
         int which = slot_newest(s);
+        uint32_t failed = load32(&control->failed);
         if (which < 0) {
             rc = fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
-        } else {
+        } else if (!failed) {
             store(&slot_of(s, which)->clean, 0);
-            if (!s->private_) rc = os_flush(slot_of(s, which), FMT_PAGE);
-            if (rc) remember_failure(s, rc);
+            if (checkpoint_flush(s, slot_of(s, which), FMT_PAGE)) failed = load32(&control->failed);
             else store32(&control->clean, 0);
         }
+        /* The disk may say clean for ever: nothing may be stored. */
+        if (failed) rc = fail_errno((int)failed, "the flush that marks the file as in use has failed: nothing was changed, and nothing "
+                                    "can be until every process has closed the store");
     }
-    unlock_word(s, &control->checkpoint_lock);
+    let_go(s);
     return rc;
 }
 
@@ -112,11 +188,50 @@ int checkpoint_mark_clean(mmkv_store *s)
     if (load32(&control->clean) || which < 0 || (rc = refuse_failed(s))) return rc;
     const void *whole = at(s, 0, zones_end(s));
     if (!whole) return fail(MMKV_CORRUPT, 0, "the file is shorter than its zones");
-    if (!s->private_ && ((rc = os_flush(whole, zones_end(s))))) return remember_failure(s, rc);
+    if ((rc = checkpoint_flush(s, whole, zones_end(s)))) return rc;
     store(&slot_of(s, which)->clean, clean_word(which, slot_of(s, which)->epoch));
-    if (!s->private_ && (rc = os_flush(slot_of(s, which), FMT_PAGE))) return remember_failure(s, rc);
+    if ((rc = checkpoint_flush(s, slot_of(s, which), FMT_PAGE))) {
+        store(&slot_of(s, which)->clean, 0); /* else the next open would take the failure for forgotten */
+        return rc;
+    }
     store32(&control->clean, 1);
     return 0;
+}
+
+/* ---- a checkpoint ---- */
+
+/* A caller that wants a checkpoint: the leader who waits for it is woken when it is the last one expected. */
+static void arrive(mmkv_store *s)
+{
+    struct fmt_control *control = control_of(s);
+    uint32_t before = __atomic_fetch_add(&control->arrived, 1, __ATOMIC_RELAXED);
+    if (before & GATHERING && (before & ~GATHERING) + 1 >= load32(&control->expected)) os_wake(&control->arrived, 1);
+}
+
+/* Where several write and sync in turn, those that the last checkpoint has let go are about to come again: a leader waits
+ * for as many as there were, for at most the time that a checkpoint takes. One who is alone never waits. */
+static void gather(mmkv_store *s)
+{
+    struct fmt_control *control = control_of(s);
+    uint32_t expected = load32(&control->expected);
+    if (expected < 2) return;
+    uint64_t most = load(&control->flush_ns), start = os_elapsed_ns();
+    if (most > GATHER_NS_MAX) most = GATHER_NS_MAX;
+    uint32_t seen = __atomic_fetch_or(&control->arrived, GATHERING, __ATOMIC_RELAXED) | GATHERING;
+    while ((seen & ~GATHERING) < expected) {
+        uint64_t waited = os_elapsed_ns() - start;
+        if (waited >= most) break;
+        os_wait_ns(&control->arrived, seen, most - waited);
+        seen = load32(&control->arrived) | GATHERING;
+    }
+}
+
+/* About how much was stored since the last cut. */
+static uint64_t written_since(mmkv_store *s, uint64_t *total)
+{
+    *total = 0;
+    for (uint32_t i = 0; i < s->shard_count; i++) *total += load(&shard_of(s, i)->written);
+    return *total - load(&control_of(s)->written);
 }
 
 /* Step 0, before the cut: empty chunks that were kept for reuse go back, so that this checkpoint covers it. */
@@ -135,7 +250,7 @@ static int trim(mmkv_store *s)
 }
 
 /* Step 1. */
-static int cut(mmkv_store *s, uint64_t epoch, struct fmt_slot *slot)
+static int cut(mmkv_store *s, uint64_t epoch, struct fmt_slot *slot, uint64_t *zones)
 {
     struct op op;
     int rc;
@@ -153,32 +268,52 @@ static int cut(mmkv_store *s, uint64_t epoch, struct fmt_slot *slot)
     }
     if ((rc = pages_lock(s, &op, 0))) return rc;
     slot->file_length = zones_end(s);
+    *zones = load(&allocator_of(s)->zone_count);
     pages_unlock(&op);
     return 0;
 }
 
-/* Step 2: neighbouring heap zones in one call. */
-static int flush_heap(mmkv_store *s, uint64_t length)
+/* From zone *i on: the next range of heap zones that follow each other, up to `length`; or, `one`, the range of them all with the
+ * index zones between them. */
+static bool next_range(mmkv_store *s, uint64_t *i, uint64_t length, bool one, uint64_t *from, uint64_t *to)
 {
-    if (s->private_) return 0;
-    uint64_t count = load(&allocator_of(s)->zone_count), from = 0, to = 0;
-    int rc = os_flush(zone_of(s, 0), FMT_ZONES * sizeof(struct fmt_zone));
-    for (uint64_t i = 0; i <= count && !rc; i++) {
-        const struct fmt_zone *z = zone_of(s, i);
-        bool heap = i < count && z->kind == FMT_ZONE_HEAP && z->offset < length;
-        if (heap && to == z->offset && to) {
-            to += z->pages * FMT_PAGE;
-            continue;
+    uint64_t count = load(&allocator_of(s)->zone_count);
+    *from = *to = 0;
+    for (; *i < count && *i < FMT_ZONES; ++*i) {
+        const struct fmt_zone *z = zone_of(s, *i);
+        if (z->offset >= length) break;
+        if (z->kind == FMT_ZONE_HEAP) {
+            if (!*to) *from = z->offset;
+            *to = z->offset + z->pages * FMT_PAGE;
+        } else if (*to && !one) {
+            break;
         }
-        if (to > from) {
-            uint8_t *p = at(s, from, to - from);
-            rc = p ? os_flush(p, to - from) : fail(MMKV_CORRUPT, from, "a zone lies outside the file");
-        }
-        from = to = 0;
-        if (heap) {
-            from = z->offset;
-            to = from + z->pages * FMT_PAGE;
-        }
+    }
+    return *to > *from;
+}
+
+/* Start to write what a checkpoint has to flush, as it is. That promises nothing; what fails shows in the flush. */
+static void write_ahead(mmkv_store *s)
+{
+    uint64_t from, to;
+    for (uint64_t i = 0; !s->private_ && next_range(s, &i, UINT64_MAX, false, &from, &to);)
+        os_flush_file_start(file_of(s), from, to - from);
+}
+
+/* Step 2. Each msync makes the disk empty its cache, dirty pages or not. So a little is flushed as one range, with the pages
+ * of the index that lie in between, and much as the ranges of heap zones, without them. */
+static int flush_heap(mmkv_store *s, uint64_t length, uint64_t zones, bool one)
+{
+    struct fmt_control *control = control_of(s);
+    uint64_t from, to;
+    int rc = 0;
+    if (zones != load(&control->flushed_zones)) { /* those of the cut stay as they are; later ones may be rolled back */
+        if ((rc = checkpoint_flush(s, zone_of(s, 0), FMT_ZONES * sizeof(struct fmt_zone)))) return rc;
+        store(&control->flushed_zones, zones);
+    }
+    for (uint64_t i = 0; !rc && next_range(s, &i, length, one, &from, &to);) {
+        uint8_t *p = at(s, from, to - from);
+        rc = p ? checkpoint_flush(s, p, to - from) : fail(MMKV_CORRUPT, from, "a zone lies outside the file");
     }
     return rc;
 }
@@ -187,41 +322,60 @@ static int checkpoint_led(mmkv_store *s, uint64_t *epoch)
 {
     struct fmt_control *control = control_of(s);
     struct fmt_slot slot = { .epoch = 0 };
+    uint64_t total, zones;
     int rc = refuse_failed(s);
-    if (rc || (rc = trim(s))) return rc;
-    uint64_t e = load(&control->epoch);
-    if ((rc = cut(s, e, &slot))) return rc;
-    if ((rc = flush_heap(s, slot.file_length))) return remember_failure(s, rc);
+    if (rc) return rc;
+    gather(s);
+    /* From the cut on, what dies has to be kept and everybody writes to other places than before: let that be short. */
+    if (written_since(s, &total) >= WRITE_AHEAD) write_ahead(s);
+    if ((rc = trim(s))) return rc;
+    uint64_t e = load(&control->epoch), start = os_elapsed_ns(), written = written_since(s, &total);
+    if ((rc = cut(s, e, &slot, &zones))) return rc;
+    uint32_t served = __atomic_exchange_n(&control->arrived, 0, __ATOMIC_RELAXED) & ~GATHERING;
+    store(&control->written, total);
+    if ((rc = flush_heap(s, slot.file_length, zones, written < ONE_RANGE_MAX))) return rc;
     int which = slot_valid(s, 0) && slot_of(s, 0)->epoch == load(&control->durable);
-    if ((rc = slot_write(s, which, &slot))) return remember_failure(s, rc);
+    if ((rc = slot_write(s, which, &slot))) {
+        memset(slot_of(s, which), 0, sizeof slot); /* nor may the next open go to a checkpoint that was refused */
+        return rc;
+    }
     store_release(&control->durable, e); /* pairs with the loads that decide on reuse */
     store(&control->checkpoint_count, control->checkpoint_count + 1);
+    store(&control->flush_ns, os_elapsed_ns() - start);
+    store32(&control->expected, served + load32(&control->arrived));
     *epoch = e;
-    rc = pages_settle(s); /* e is durable whether or not there is time for this */
-    return rc == MMKV_CORRUPT ? rc : 0;
+    return 0;
 }
 
+/* Has anything been written since the last one? Also where that failed, so that it is said. */
 bool checkpoint_wanted(const mmkv_store *s)
 {
+    if (load32(&control_of(s)->failed)) return true;
     for (uint32_t i = 0; i < s->shard_count; i++)
         if (load(&shard_of(s, i)->epoch) > load(&control_of(s)->durable)) return true;
     return false;
 }
 
-/* Group commit: return when everything written up to epoch `at_least` is durable, leading if nobody does. Those who wait
- * for the lock find, once they have it, that the one before them has done their work (R25). */
+/* Group commit: return when everything written up to epoch `at_least` is durable, leading if nobody does. A checkpoint cut
+ * for less is waited for, not joined (R25). */
 int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch)
 {
     struct fmt_control *control = control_of(s);
+    bool led;
     int rc = refuse_failed(s);
     if (rc) return rc;
     *epoch = load_acquire(&control->durable);
     if (*epoch >= at_least || load32(&control->clean)) return 0;
-    if ((rc = lead(s))) return rc;
+    arrive(s);
+    if ((rc = lead(s, at_least, &led))) return rc;
     *epoch = load_acquire(&control->durable);
-    if (*epoch < at_least) rc = checkpoint_led(s, epoch);
-    unlock_word(s, &control->checkpoint_lock);
-    return rc;
+    if (!led) return 0;
+    bool mine = *epoch < at_least; /* else it became durable between two looks */
+    if (mine) rc = checkpoint_led(s, epoch);
+    let_go(s);
+    if (rc || !mine) return rc;
+    rc = pages_settle(s); /* it is durable whether or not there is time for this */
+    return rc == MMKV_CORRUPT ? rc : 0;
 }
 
 int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
@@ -230,7 +384,8 @@ int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
     uint64_t now = load_acquire(&control_of(s)->epoch);
     if (wait) return checkpoint(s, now, epoch);
     *epoch = now;
-    return s->private_ ? 0 : os_flush_file_start(file_of(s), 0, 0);
+    write_ahead(s);
+    return refuse_failed(s);
 }
 
 uint64_t mmkv_epoch(const mmkv_store *s) { return load_acquire(&control_of(s)->epoch); }

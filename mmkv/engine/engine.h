@@ -69,6 +69,7 @@ struct mmkv_store {
 int fail(int code, uint64_t offset, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int fail_os(const char *what);                       /* code MMKV_OS, or MMKV_FULL for ENOSPC, EDQUOT, EFBIG */
 void fail_pid(uint64_t pid);
+int fail_errno(int os_errno, const char *format, ...) __attribute__((format(printf, 2, 3))); /* code MMKV_OS */
 void fail_again(const mmkv_failure *kept);
 extern mmkv_hash_function engine_hash;
 
@@ -105,8 +106,10 @@ int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *g
 void os_release_byte(void *page);
 void os_hold_in_child(void *page);
 int os_wait(const uint32_t *word, uint32_t value, uint32_t milliseconds); /* 0, or MMKV_INTERRUPTED */
+int os_wait_ns(const uint32_t *word, uint32_t value, uint64_t nanoseconds);
 void os_wake(uint32_t *word, int count);
 uint64_t os_now_ms(void);
+uint64_t os_elapsed_ns(void);                        /* of a clock that only runs forward, like os_now_ms */
 uint64_t os_now_ns(void);
 uint64_t os_pid(void);
 int os_random(void *buffer, size_t length);
@@ -162,6 +165,12 @@ static inline uint32_t load32(const uint32_t *p) { return __atomic_load_n(p, __A
 static inline void store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+/* Do reads ask for checksums? By option; and of everybody once a flush has failed, since a page that the kernel takes for
+ * written may come back from the disk as it was before. */
+static inline bool reads_checked(const mmkv_store *s)
+{
+    return unlikely(s->verify_reads) || unlikely(load32(&control_of(s)->failed));
+}
 /* What a SIGKILL leaves is what the program stored, in order: the compiler's order is all that needs keeping. */
 static inline void kill_fence(void) { atomic_signal_fence(memory_order_seq_cst); }
 
@@ -347,6 +356,8 @@ int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch);
 bool checkpoint_wanted(const mmkv_store *s);         /* has anything been written since the last one? */
 int checkpoint_mark_dirty(mmkv_store *s);
 int checkpoint_mark_clean(mmkv_store *s);
+int checkpoint_flush(mmkv_store *s, const void *p, uint64_t length); /* a failure is never forgotten */
+int checkpoint_rewrite(mmkv_store *s);               /* after recovery: everything, if a flush had failed */
 int slot_write(mmkv_store *s, int which, const struct fmt_slot *values);
 bool slot_valid(const mmkv_store *s, int which);
 bool slot_clean(const mmkv_store *s, int which);

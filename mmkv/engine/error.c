@@ -29,6 +29,16 @@ int fail_os(const char *what)
     return code;
 }
 
+int fail_errno(int os_errno, const char *format, ...)
+{
+    va_list arguments;
+    failure = (mmkv_failure){ .code = MMKV_OS, .os_errno = os_errno };
+    va_start(arguments, format);
+    vsnprintf(failure.text, sizeof failure.text, format, arguments);
+    va_end(arguments);
+    return MMKV_OS;
+}
+
 void fail_pid(uint64_t pid) { failure.pid = pid; }
 
 /* After cleaning up, whose own failures are of less interest. */

@@ -102,11 +102,16 @@ struct fmt_control {
     uint64_t line1_reserved[4];
     /* line 2: checkpoints */
     uint32_t checkpoint_lock;
-    uint32_t checkpoint_futex; /* kept for those who wait for a checkpoint; not written yet */
+    uint32_t checkpoint_futex; /* what those who wait for a checkpoint sleep on: how often they were woken */
     uint64_t attach_count;     /* writers that ever attached; mode "p" watches it */
     uint64_t checkpoint_count;
-    uint64_t trimmed_epoch;    /* kept; not written yet */
-    uint64_t line2_reserved[4];
+    uint64_t flushed_zones;    /* entries of the zone table that are on disk for certain */
+    /* Hints for leaders, about what the next checkpoint will be like. */
+    uint64_t written;          /* sum of the shards' `written` at the last cut */
+    uint64_t flush_ns;         /* how long the last checkpoint took from its cut on */
+    uint32_t arrived;          /* callers since the last cut; top bit: a leader waits for more of them */
+    uint32_t expected;         /* callers that the last checkpoint served, with those who came during it */
+    uint64_t line2_reserved;
     uint8_t reserved[3904];
 };
 
@@ -277,7 +282,8 @@ struct fmt_shard {
     uint64_t bytes;            /* keys and values of the live records */
     uint64_t tables;
     uint64_t chunks;
-    uint64_t reserved[12];
+    uint64_t written;          /* bytes stored since the shard was made, about: a hint for checkpoints, not logged */
+    uint64_t reserved[11];
     /* offset 256 */
     struct fmt_class class_[74];
     uint64_t tail_reserved[2];
@@ -330,7 +336,11 @@ FMT_AT(fmt_control, checkpoint_lock, 128);
 FMT_AT(fmt_control, checkpoint_futex, 132);
 FMT_AT(fmt_control, attach_count, 136);
 FMT_AT(fmt_control, checkpoint_count, 144);
-FMT_AT(fmt_control, trimmed_epoch, 152);
+FMT_AT(fmt_control, flushed_zones, 152);
+FMT_AT(fmt_control, written, 160);
+FMT_AT(fmt_control, flush_ns, 168);
+FMT_AT(fmt_control, arrived, 176);
+FMT_AT(fmt_control, expected, 180);
 FMT_SIZE(fmt_process, 64);
 FMT_AT(fmt_process, state, 0);
 FMT_AT(fmt_process, incarnation, 4);
@@ -427,6 +437,7 @@ FMT_AT(fmt_shard, sum, 120);
 FMT_AT(fmt_shard, bytes, 136);
 FMT_AT(fmt_shard, tables, 144);
 FMT_AT(fmt_shard, chunks, 152);
+FMT_AT(fmt_shard, written, 160);
 FMT_AT(fmt_shard, class_, 256);
 FMT_AT(fmt_shard, embedded, 2048);
 FMT_AT(fmt_shard, log, 2560);

@@ -118,7 +118,7 @@ static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, 
         place->slot = slot;
         if (same_key(s, place->record, key, key_length, &rc)) return 0;
         /* Another key with so many equal bits is rarer than a damaged one. */
-        if (unlikely(s->verify_reads) && !sound(s, place->record)) return MMKV_CORRUPT;
+        if (unlikely(reads_checked(s)) && !sound(s, place->record)) return MMKV_CORRUPT;
     }
     return rc;
 }

@@ -399,7 +399,12 @@ void os_hold_in_child(void *page)
 
 int os_wait(const uint32_t *word, uint32_t value, uint32_t milliseconds)
 {
-    struct timespec t = { .tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000 };
+    return os_wait_ns(word, value, milliseconds * 1000000ull);
+}
+
+int os_wait_ns(const uint32_t *word, uint32_t value, uint64_t nanoseconds)
+{
+    struct timespec t = { .tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000) };
     if (syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0) && errno == EINTR) return MMKV_INTERRUPTED;
     return 0;
 }
@@ -409,11 +414,16 @@ void os_wake(uint32_t *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
 
-uint64_t os_now_ms(void)
+uint64_t os_elapsed_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t os_now_ms(void)
+{
+    return os_elapsed_ns() / 1000000;
 }
 
 uint64_t os_now_ns(void)

@@ -509,6 +509,7 @@ static int punch(struct op *a)
     uint64_t idle = 0, total = 0;
     struct zone zone;
     int rc;
+    if (p->free_pages <= KEEP_MIN) return 0; /* nothing to be found by looking */
     for (uint64_t i = 0; i < p->zone_count; i++) {
         if ((rc = zone_get(s, i, &zone))) return rc;
         total += zone.pages;

@@ -209,11 +209,13 @@ int recover(mmkv_store *s)
                     (unsigned long long)physical, (unsigned long long)slot.file_length);
     if ((rc = check_length(s, slot.file_length))) return rc;
     uint64_t attach_count = control->attach_count;
+    uint32_t failed = control->failed; /* until everything has been written again */
     memset(control, 0, sizeof *control); /* the identity first of all */
+    control->failed = failed;
     control->attach_count = attach_count + 1;
     kill_fence();
     slot_of(s, which)->clean = 0;
-    if (!s->private_ && (rc = os_flush(slot_of(s, which), FMT_PAGE))) return rc; /* before anything else is touched (R9) */
+    if ((rc = checkpoint_flush(s, slot_of(s, which), FMT_PAGE))) return rc; /* before anything else is touched (R9) */
     memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ZONES_AT - FMT_PROCESSES_AT);
     memset(base_of(s) + FMT_ZONE_STATES_AT, 0, s->zones_start - FMT_ZONE_STATES_AT);
     control->epoch = slot.epoch + 1;
@@ -232,6 +234,5 @@ int recover(mmkv_store *s)
                     r.count == slot.record_count ? " with another sum" : "");
     for (uint32_t i = 0; i < s->shard_count; i++) shard_of(s, i)->epoch = slot.epoch;
     /* The ghosts' end must be on disk before the next slot is. */
-    if (!s->private_ && (rc = os_flush(base_of(s), slot.file_length))) return rc;
-    return 0;
+    return checkpoint_flush(s, base_of(s), slot.file_length);
 }

@@ -67,7 +67,7 @@ static int copy_item(mmkv_store *s, uint32_t shard, const struct index_item *ite
     uint32_t header[2] = { (uint32_t)v.key_length, 0 };
     size_t whole = item_size(o, &v), body = v.key_length + (has_value(o, &v) ? v.value_length : 0);
     if (whole > stop - o->used) return MMKV_CORRUPT; /* changed under us: the version will tell */
-    if (unlikely(s->verify_reads) && !item_good(s, o, shard, item, &v)) {
+    if (unlikely(reads_checked(s)) && !item_good(s, o, shard, item, &v)) {
         *bad = item->record;
         return MMKV_CORRUPT;
     }

@@ -146,7 +146,7 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
     if (!rc && value_length) rc = record_copy(s, p.record, buffer, capacity, value_length, &seal);
     if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
     shard_unlock(&op);
-    if (unlikely(s->verify_reads) && !rc && value_length)
+    if (unlikely(reads_checked(s)) && !rc && value_length)
         rc = record_copied(s, p.record, hash, key, key_length, buffer, *value_length, &seal);
     return rc;
 }
@@ -173,7 +173,7 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
             if (unlikely(s->shared_control != NULL) && shard_stale(s)) return MMKV_STALE;
             if (likely(read_valid(&sh->l, version)) || (!rc && still_there(s, sh, hash, key, key_length, p, *link))) {
                 if (unlikely(rc == MMKV_CORRUPT)) return record_damaged(s, p->record, NULL, 0);
-                if (unlikely(s->verify_reads) && !rc && value_length) /* only now: a copy that was torn has been made again */
+                if (unlikely(reads_checked(s)) && !rc && value_length) /* only now: a copy that was torn has been made again */
                     return record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
                 return rc;
             }
@@ -364,6 +364,7 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
         index_insert(op, d->hash, &p, record);
         account(op, 1, sum, bytes);
     }
+    store(&op->sh->written, op->sh->written + d->size);
     op_commit(op);
     if (unlikely(d->reservation)) store_release(d->reservation, 0);
     return finish(op);
@@ -426,6 +427,7 @@ static int remove_at(struct op *op, uint64_t hash, const struct place *p)
     rc = heap_kill(op, p->record);
     if (unlikely(rc)) return op_end(op, rc);
     account(op, -1, 0 - sum, 0 - bytes);
+    store(&op->sh->written, op->sh->written + sizeof(struct fmt_epochs));
     op_commit(op);
     return finish(op);
 }
@@ -445,7 +447,7 @@ static int take_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_l
 {
     struct seal seal;
     int rc = record_copy(s, p->record, buffer, capacity, value_length, &seal);
-    if (unlikely(s->verify_reads) && !rc) rc = record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
+    if (unlikely(reads_checked(s)) && !rc) rc = record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
     return rc == MMKV_CORRUPT ? record_damaged(s, p->record, key, key_length) : rc;
 }
 
