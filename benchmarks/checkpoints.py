@@ -28,8 +28,6 @@ from typing import Any
 
 from benchmarks import machine
 
-OWN_RECORDS = 500_000
-"""What the writer of `flush` overwrites, in random order."""
 BATCH = 2_000
 """Puts between two looks at whether the flush is over; a few milliseconds."""
 PAYLOAD = 100
@@ -86,10 +84,10 @@ def _timed_puts(db: Any, keys: Sequence[bytes], at: int, value: bytes, elapsed: 
         elapsed.append(clock() - start)
 
 
-def _writer(pipe: Connection, path: str, rounds: int) -> None:
+def _writer(pipe: Connection, path: str, rounds: int, records: int) -> None:
     """Each round: put until told to stop, twice; the number of puts, the time, and the longest put each time."""
     source = random.Random(7)
-    keys = [b"writer-%010d" % i for i in range(OWN_RECORDS)]
+    keys = [b"writer-%010d" % i for i in range(records)]
     source.shuffle(keys)
     at = 0
     with _mmkv().open(path, "w", sync="manual") as db:
@@ -115,7 +113,7 @@ def flush(options: argparse.Namespace, directory: str) -> None:
     size, rounds = options.mib << 20, options.rounds
     ratios, stalls = [], []
     with (
-        _started(_writer, path, rounds) as writer,
+        _started(_writer, path, rounds, options.records) as writer,
         _started(_dirty_maker, path, size, options.value_bytes, rounds) as maker,
     ):
         writer.recv()
@@ -202,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = commands.add_parser("flush", help="a writer's rate during a large flush")
     one.add_argument("--mib", type=int, default=1024, help="dirty data (1024)")
     one.add_argument("--value-bytes", type=int, default=1000, help="size of the dirty values (1000)")
+    one.add_argument(
+        "--records", type=int, default=500_000, help="what the writer overwrites, in random order (500,000)"
+    )
     one.add_argument("--rounds", type=int, default=5)
     one.add_argument("--seconds", type=float, default=2.0, help="how long the rate without is taken (2)")
     one.set_defaults(run=flush)

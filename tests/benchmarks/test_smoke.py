@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import compare, report, runner
+from benchmarks import checkpoints, compare, report, runner
 from benchmarks.adapters import ADAPTERS
 from benchmarks.data import Data, KeyObjects, Sizes
 from benchmarks.results import CPU_METRIC, Results, Sample
@@ -138,3 +138,11 @@ def test_show_judges_a_saved_result(everything: Results, tmp_path: Path, capsys:
     target.write_text(json.dumps({"format": 99}))
     with pytest.raises(SystemExit):
         command_line.main(["show", str(target)])
+
+
+@pytest.mark.parametrize("command", [["flush", "--mib", "1", "--records", "500"], ["group", "--processes", "2"]])
+def test_checkpoints_are_measured(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoints.main([*command, "--rounds", "2", "--seconds", "0.05", "--directory", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("ratio") == 3, printed
+    assert list(tmp_path.iterdir()) == []
