@@ -239,7 +239,8 @@ static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
     }
     if (rc) return rc;
     own(s, slot);
-    if ((rc = settle_dead(s, false))) return rc;
+    /* A lock that names this slot already is nobody's: we would wait for ourselves. */
+    if ((rc = settle_locks(s, slot)) || (rc = settle_dead(s, false))) return rc;
     store(&control_of(s)->attach_count, control_of(s)->attach_count + 1);
     stamp_identity(s);
     return 0;
@@ -256,7 +257,7 @@ static int attach_private(mmkv_store *s, bool alone, uint64_t physical)
     if ((rc = prepare_alone(s, physical))) return rc;
     memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
     own(s, 1);
-    return 0;
+    return settle_locks(s, 1); /* as in attach_writer */
 }
 
 static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
