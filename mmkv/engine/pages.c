@@ -217,6 +217,12 @@ void pages_unlock(struct op *a)
 
 /* ---- giving back ---- */
 
+/* Pages of a zone none of which is free: else the file lies, and they would be given back twice, perhaps for ever. */
+static bool in_use(const struct zone *zone, uint64_t page, uint64_t pages)
+{
+    return pages && pages <= zone->pages - page && next_bit(zone->free, page, page + pages, true) == page + pages;
+}
+
 /* Make an extent's pages allocatable, as one operation; `word`, the one that named it, becomes `word_value`. */
 static void free_extent(struct op *a, struct zone *zone, uint64_t page, uint64_t pages, uint64_t *word, uint64_t word_value)
 {
@@ -242,8 +248,9 @@ static int harvest(struct op *a, int most)
         struct zone zone;
         int rc = zone_find(a->s, offset, &zone);
         uint64_t page = rc ? 0 : (offset - zone.offset) >> FMT_PAGE_SHIFT;
-        if (rc || !zone.extents || page < zone.first || zone.extents[page].pages > zone.pages - page)
-            return fail(MMKV_CORRUPT, offset, "the queue of dead extents leads to no extent");
+        if (rc || !zone.extents || page < zone.first || !in_use(&zone, page, zone.extents[page].pages)
+            || !fmt_epoch_of(zone.extents[page].dead))
+            return fail(MMKV_CORRUPT, offset, "the queue of dead extents leads to no dead extent");
         struct fmt_extent *e = &zone.extents[page];
         if (fmt_epoch_of(e->dead) > durable) return 0;
         uint64_t next = e->link & FMT_LINK_MASK;
@@ -269,7 +276,7 @@ static int finish_harvest(struct op *a)
     int rc = zone_find(a->s, offset, &zone);
     if (rc) return rc;
     uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
-    if (!zone.extents || page < zone.first || zone.extents[page].pages > zone.pages - page)
+    if (!zone.extents || page < zone.first || !in_use(&zone, page, zone.extents[page].pages))
         return fail(MMKV_CORRUPT, offset, "the allocator harvests what is no extent");
     free_extent(a, &zone, page, zone.extents[page].pages, &p->harvesting, 0);
     return 0;
@@ -293,7 +300,7 @@ int pages_give(mmkv_store *s, uint64_t *word, unsigned flags)
     uint64_t page = (offset - zone.offset) >> FMT_PAGE_SHIFT;
     struct fmt_extent *e = zone.extents ? &zone.extents[page] : NULL;
     if (e) pages = e->pages;
-    if (page < zone.first || !pages || pages > zone.pages - page) {
+    if (page < zone.first || !in_use(&zone, page, pages)) {
         rc = fail(MMKV_CORRUPT, offset, "an extent to be freed does not lie in its zone");
         goto out;
     }

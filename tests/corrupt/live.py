@@ -176,7 +176,9 @@ class Live:
         if not directory:
             return
         words, count = directory & ~63, 1 << (directory & 63)
-        self.add("directory", words, 8 * count)
+        for j in range(count):
+            self.add("directory", words + 8 * j, 8, ~63)
+            self.add("directory (depth)", words + 8 * j, 1, 63)
         for table in {self.u64(words + 8 * j) & ~63 for j in range(count)}:
             self._table(table)
 

@@ -179,6 +179,17 @@ FOUND: dict[str, bytes] = {
     "locked-by-the-next-to-attach": pack(
         [field(Area.PROCESS, "state", 0), field(Area.CONTROL, "checkpoint_lock", 1 | 2 << 12)], store="dirty"
     ),
+    # A queue of dead extents that led back to itself was collected again and again, without end.
+    "waiting-queue-of-live-extents": pack(
+        [
+            field(Area.ALLOCATOR, "waiting_head", 0x50),
+            field(Area.ALLOCATOR, "waiting_tail", 0x50),
+            *(Patch(Area.EXTENT, i, 24, 0x50) for i in range(8)),
+            Patch(Area.EXTENT, 28, 24, 0x50, 2),
+        ],
+        store="large",
+        mode="p",
+    ),
     # verify() of a read-only handle waited ten seconds whatever lock_timeout said.
     "read-only-verify-waits": pack([Patch(Area.SHARD, 0, 8, 1)], store="deep", mode="p"),
 }
