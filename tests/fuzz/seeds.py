@@ -180,12 +180,11 @@ FOUND: dict[str, bytes] = {
         [field(Area.PROCESS, "state", 0), field(Area.CONTROL, "checkpoint_lock", 1 | 2 << 12)], store="dirty"
     ),
     # A queue of dead extents that led back to itself was collected again and again, without end.
-    "waiting-queue-of-live-extents": pack(
+    "collected-without-end": pack(
         [
             field(Area.ALLOCATOR, "waiting_head", 0x50),
-            field(Area.ALLOCATOR, "waiting_tail", 0x50),
-            *(Patch(Area.EXTENT, i, 24, 0x50) for i in range(8)),
-            Patch(Area.EXTENT, 28, 24, 0x50, 2),
+            Patch(Area.EXTENT, 5, 24, 0x50),
+            Patch(Area.ZONE_STATE, 36, 1300, 0xBD0, 2, Op.XOR),
         ],
         store="large",
         mode="p",
