@@ -335,6 +335,7 @@ bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record,
 uint32_t record_sum(uint64_t key_hash, uint64_t word, uint64_t expiry, const void *value, size_t value_length);
 static inline uint32_t with_place(uint32_t sum, uint32_t place) { return sum + place * FMT_PLACE_K; }
 bool record_good(const struct view *view, uint64_t key_hash);
+bool record_sound(mmkv_store *s, uint64_t offset);
 bool record_check(mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash);
 int record_copy(mmkv_store *s, uint64_t offset, void *buffer, size_t capacity, size_t *value_length, struct seal *seal);
 int record_copied(mmkv_store *s, uint64_t offset, uint64_t hash, const void *key, size_t key_length, const void *value,

@@ -100,12 +100,6 @@ static inline bool same_key(mmkv_store *s, uint64_t record, const void *key, siz
     return !memcmp(k, key, key_length);
 }
 
-static bool sound(mmkv_store *s, uint64_t record)
-{
-    struct view v;
-    return record_view(s, record, &v) && record_good(&v, engine_hash(v.key, v.key_length, s->seed));
-}
-
 static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, uint64_t want, const void *key,
                    size_t key_length, struct place *place)
 {
@@ -118,7 +112,7 @@ static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, 
         place->slot = slot;
         if (same_key(s, place->record, key, key_length, &rc)) return 0;
         /* Another key with so many equal bits is rarer than a damaged one. */
-        if (unlikely(reads_checked(s)) && !sound(s, place->record)) return MMKV_CORRUPT;
+        if (reads_checked(s) && !record_sound(s, place->record)) return MMKV_CORRUPT;
     }
     return rc;
 }

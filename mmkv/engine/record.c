@@ -53,6 +53,13 @@ bool record_good(const struct view *v, uint64_t key_hash)
     return seal_holds(&v->seal, key_hash, v->key + v->key_length, v->value_length);
 }
 
+/* With its key's hash. */
+bool record_sound(mmkv_store *s, uint64_t offset)
+{
+    struct view v;
+    return record_view(s, offset, &v) && record_good(&v, engine_hash(v.key, v.key_length, s->seed));
+}
+
 /* For records known to lie within the file. */
 bool record_check(mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash)
 {

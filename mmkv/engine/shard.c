@@ -126,6 +126,17 @@ static bool still_there(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, cons
     return false;
 }
 
+/* With verify_reads: a length that is told to one whose buffer is too small is to be the right one. A record that goes on
+ * changing is left to the call with the larger buffer. */
+static int check_short(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
+                       const struct place *p, uint64_t version)
+{
+    uint64_t link = published(s, p);
+    if (record_sound(s, p->record)) return MMKV_SHORT;
+    bool same = read_valid(&sh->l, version) || still_there(s, sh, hash, key, key_length, p, link);
+    return same ? record_damaged(s, p->record, key, key_length) : MMKV_SHORT;
+}
+
 /* Private copies: a writer of the original may be changing pages under us. */
 int shard_stale(const mmkv_store *s)
 {
@@ -175,6 +186,7 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
                 if (unlikely(rc == MMKV_CORRUPT)) return record_damaged(s, p->record, NULL, 0);
                 if (unlikely(reads_checked(s)) && !rc && value_length) /* only now: a copy that was torn has been made again */
                     return record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
+                if (rc == MMKV_SHORT && reads_checked(s)) return check_short(s, sh, hash, key, key_length, p, version);
                 return rc;
             }
         }

@@ -21,6 +21,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "[]": lambda db: db[KEY],
     "get": lambda db: db.get(KEY),
     "get_into": lambda db: db.get_into(KEY, bytearray(200_000)),
+    "get_into, too short": lambda db: db.get_into(KEY, bytearray(3)),
     "get_many": lambda db: db.get_many([KEY]),
     "items": lambda db: list(db.items()),
     "values": lambda db: list(db.values()),
