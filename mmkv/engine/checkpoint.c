@@ -309,6 +309,9 @@ static int flush_heap(mmkv_store *s, uint64_t length, uint64_t zones, bool one)
     int rc = 0;
     if (zones != load(&control->flushed_zones)) { /* those of the cut stay as they are; later ones may be rolled back */
         if ((rc = checkpoint_flush(s, zone_of(s, 0), FMT_ZONES * sizeof(struct fmt_zone)))) return rc;
+        /* A flush promises the length that its own range needs, and behind the last heap zone there may be index zones. */
+        uint8_t *end = at(s, length - FMT_PAGE, FMT_PAGE);
+        if (end && (rc = checkpoint_flush(s, end, FMT_PAGE))) return rc;
         store(&control->flushed_zones, zones);
     }
     for (uint64_t i = 0; !rc && next_range(s, &i, length, one, &from, &to);) {

@@ -1,0 +1,326 @@
+/* world.c: what must be in a store, and doing things to it.
+ *
+ * The model is told of each operation when it has returned, with the epoch it was of. While one handle is in a call, others
+ * act from inside it: between its stores, where the locks that are held allow, and during its flushes. All on one thread,
+ * so that one seed makes one run. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "world.h"
+
+struct setup setup;
+struct totals totals;
+
+void wrong(const struct world *w, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    printf("seed %llu, %s, image %llu: ", (unsigned long long)setup.seed, setup.sectors ? "sectors" : "pages",
+           (unsigned long long)totals.images);
+    vprintf(format, list);
+    printf("\n");
+    for (; w; w = w->parent)
+        printf("  depth %u: event %llu, durable %llu, epoch %llu, syncing %u, opening %d, file %s\n", w->depth,
+               (unsigned long long)w->events, (unsigned long long)w->durable, (unsigned long long)w->epoch, w->syncing, w->opening,
+               w->path);
+    va_end(list);
+    fflush(stdout);
+    _exit(1);
+}
+
+/* ---- keys and values ---- */
+
+static uint32_t mix(uint32_t a, uint32_t b)
+{
+    uint32_t h = a * 2654435761u ^ (b + 1) * 0x85ebca6bu;
+    h ^= h >> 15;
+    h *= 0xc2b2ae35u;
+    return h ^ h >> 13;
+}
+
+static size_t make_key(uint32_t k, uint8_t key[KEY_ROOM])
+{
+    size_t length = k % 97 == 5 ? 1500 : k % 7 == 3 ? 40 : 4;
+    memset(key, 'k', length);
+    memcpy(key, &k, 4);
+    return length;
+}
+
+static size_t value_length(uint32_t k, int version)
+{
+    uint32_t h = mix(k, (uint32_t)version), any = mix(h, 7);
+    switch (setup.profile) {
+    case 0: return 4 + h % 32;
+    case 1: /* every size class, and extents of their own beyond */
+        if (h % 64 > FMT_CLASSES) return 17000 + any % 60000;
+        else {
+            uint32_t size = fmt_class_size(h % 64 % FMT_CLASSES), taken = FMT_RECORD_HEADER + 4;
+            return size > taken ? size - taken - (any % 3 ? 0 : any % 5 % (size - taken)) : 0;
+        }
+    case 2: return 900 + h % 200;
+    case 3: return h % 5 ? 16000 + any % 60000 : h % 25 ? 80 : 100000 + any % 250000;
+    case 4: return h % 2 ? 2500 : 4000 + any % 9000;
+    case 5: return 8;
+    default: return h % 10 ? h % 300 : 18000 + any % 9000;
+    }
+}
+
+static size_t make_value(uint32_t k, int version, uint8_t *value)
+{
+    size_t length = value_length(k, version);
+    uint64_t x = mix(k, (uint32_t)version) | 1;
+    for (size_t i = 0; i < length; i += 8) {
+        x = x * 6364136223846793005ull + 1442695040888963407ull;
+        memcpy(value + i, &x, length - i < 8 ? length - i : 8);
+    }
+    return length;
+}
+
+/* ---- the model ---- */
+
+static void changed(struct world *w, uint64_t epoch)
+{
+    if (epoch <= w->epoch) return;
+    struct cut *c = &w->cut[w->cuts++ % CUTS];
+    c->from = w->epoch;
+    c->to = epoch - 1;
+    c->state = w->now;
+    w->epoch = epoch;
+}
+
+/* May a power cut now leave the store at this checkpoint? Then *state is what it holds. Allowed are the last checkpoint
+ * that returned and, while one is being made, every later epoch that has come to its end. */
+bool world_allows(const struct world *w, uint64_t checkpoint, const struct state **state)
+{
+    if (w->opening) return (!w->target || w->target == checkpoint) && world_allows(w->parent, checkpoint, state);
+    if (checkpoint < w->durable || (checkpoint > w->durable && !w->syncing)) return false;
+    *state = &w->now;
+    for (uint32_t i = 0; i < CUTS; i++)
+        if (w->cut[i].to && w->cut[i].from <= checkpoint && checkpoint <= w->cut[i].to) *state = &w->cut[i].state;
+    return true;
+}
+
+void world_begin(struct world *w, struct world *parent, const char *name)
+{
+    memset(w, 0, sizeof *w);
+    w->parent = parent;
+    w->depth = parent ? parent->depth + 1 : 0;
+    snprintf(w->path, sizeof w->path, "%s/%s-%u.mmkv", setup.directory, name, w->depth);
+}
+
+void world_start(struct world *w, uint64_t checkpoint, const struct state *state)
+{
+    int h = world_idle(w);
+    w->now = *state;
+    w->durable = checkpoint;
+    w->epoch = mmkv_epoch(w->handle[h]);
+    w->cut[w->cuts++] = (struct cut){ .from = 1, .to = w->epoch - 1, .state = *state };
+}
+
+static void enter(struct world *w, uint32_t handle)
+{
+    w->busy[handle] = true;
+    w->acting++;
+}
+
+static void leave(struct world *w, uint32_t handle)
+{
+    w->busy[handle] = false;
+    w->acting--;
+}
+
+int world_idle(const struct world *w)
+{
+    uint32_t first = rig_random(HANDLES);
+    for (uint32_t i = 0; i < HANDLES; i++) {
+        uint32_t h = (first + i) % HANDLES;
+        if (w->handle[h] && !w->busy[h]) return (int)h;
+    }
+    return -1;
+}
+
+/* ---- doing things ---- */
+
+int world_open(struct world *w, uint32_t handle, int mode)
+{
+    mmkv_options o = { .mode = mode, .shards = setup.shards, .permissions = 0600, .max_size = setup.max_size, .lock_timeout_ms = 2000,
+                       .any_file_system = 1 };
+    mmkv_store *s;
+    enter(w, handle);
+    int rc = mmkv_open(w->path, &o, &s);
+    leave(w, handle);
+    if (rc) wrong(w, "open: code %d, %s", rc, mmkv_failure_get()->text);
+    w->handle[handle] = s;
+    return rc;
+}
+
+static uint64_t durable_in_file(const struct world *w)
+{
+    struct fmt_control control;
+    FILE *f = fopen(w->path, "rb");
+    if (!f || fseek(f, FMT_CONTROL_AT, SEEK_SET) || fread(&control, sizeof control, 1, f) != 1) abort();
+    fclose(f);
+    return control.durable;
+}
+
+void world_close(struct world *w, uint32_t handle, bool checkpoint)
+{
+    mmkv_store *s = w->handle[handle];
+    w->syncing += checkpoint;
+    enter(w, handle);
+    int rc = mmkv_close(s, checkpoint);
+    leave(w, handle);
+    w->handle[handle] = NULL;
+    w->syncing -= checkpoint;
+    if (rc) wrong(w, "close: code %d, %s", rc, mmkv_failure_get()->text);
+    if (!checkpoint) return;
+    w->durable = durable_in_file(w);
+    for (uint32_t i = 0; i < HANDLES; i++)
+        if (w->handle[i]) return;
+    totals.cleans++;
+    const struct state *state;
+    if (!world_allows(w, w->durable, &state) || memcmp(state, &w->now, sizeof w->now)) wrong(w, "closed, and the last changes are not durable");
+}
+
+static int put(struct world *w, uint32_t handle, uint32_t k, unsigned flags)
+{
+    static uint8_t values[HANDLES * (DEPTH_MAX + 1)][VALUE_MAX]; /* calls are nested in calls */
+    static uint32_t depth;
+    static int versions;
+    uint8_t key[KEY_ROOM], *value = values[depth++];
+    int version = ++versions;
+    size_t key_length = make_key(k, key), length = make_value(k, version, value);
+    mmkv_store *s = w->handle[handle];
+    enter(w, handle);
+    int rc = mmkv_put(s, mmkv_hash(s, key, key_length), key, key_length, value, length, flags);
+    leave(w, handle);
+    depth--;
+    if (rc) return rc;
+    changed(w, mmkv_epoch(s));
+    w->now.version[k] = version;
+    return 0;
+}
+
+static int delete(struct world *w, uint32_t handle, uint32_t k, unsigned flags)
+{
+    uint8_t key[KEY_ROOM];
+    size_t key_length = make_key(k, key);
+    mmkv_store *s = w->handle[handle];
+    enter(w, handle);
+    int rc = mmkv_delete(s, mmkv_hash(s, key, key_length), key, key_length, NULL, 0, NULL, flags);
+    leave(w, handle);
+    if (rc == MMKV_NOT_FOUND && w->now.version[k]) wrong(w, "delete: key %u is not there", k);
+    if (rc == MMKV_NOT_FOUND) return 0;
+    if (rc) return rc;
+    changed(w, mmkv_epoch(s));
+    w->now.version[k] = 0;
+    return 0;
+}
+
+void world_change(struct world *w, uint32_t handle, unsigned flags, uint32_t puts_of_100)
+{
+    uint32_t k = rig_random(setup.keys);
+    int rc = rig_random(100) < puts_of_100 ? put(w, handle, k, flags) : delete(w, handle, k, flags);
+    totals.writes += !rc;
+    totals.full += rc == MMKV_FULL;
+    if (rc && !(rc == MMKV_FULL && setup.max_size) && !(rc == MMKV_WOULD_BLOCK && flags & MMKV_NO_WAIT))
+        wrong(w, "write: code %d, %s", rc, mmkv_failure_get()->text);
+}
+
+bool world_sync(struct world *w, uint32_t handle)
+{
+    mmkv_store *s = w->handle[handle];
+    uint64_t now = mmkv_epoch(s), epoch = 0;
+    w->syncing++;
+    enter(w, handle);
+    int rc = mmkv_sync(s, 1, &epoch);
+    leave(w, handle);
+    w->syncing--;
+    if (rc) wrong(w, "sync: code %d, %s", rc, mmkv_failure_get()->text);
+    if (epoch < now && !load32(&control_of(s)->clean)) wrong(w, "sync of epoch %llu returned %llu", (unsigned long long)now, (unsigned long long)epoch);
+    if (epoch > w->durable) w->durable = epoch;
+    totals.checkpoints++;
+    return true;
+}
+
+/* Nobody acts meanwhile: what another puts might be in or out of it. */
+void world_clear(struct world *w, uint32_t handle)
+{
+    bool alone = w->alone;
+    w->alone = true;
+    enter(w, handle);
+    int rc = mmkv_clear(w->handle[handle]);
+    leave(w, handle);
+    w->alone = alone;
+    if (rc) wrong(w, "clear: code %d, %s", rc, mmkv_failure_get()->text);
+    changed(w, mmkv_epoch(w->handle[handle]));
+    memset(&w->now, 0, sizeof w->now);
+}
+
+void world_act(struct world *w)
+{
+    int handle = world_idle(w);
+    if (handle < 0 || w->alone || !w->acting) return;
+    mmkv_store *s = w->handle[handle];
+    if (load32(&allocator_of(s)->l.lock)) return;
+    bool waits = load32(&control_of(s)->clean), leader = load32(&control_of(s)->checkpoint_lock);
+    for (uint32_t i = 0; i < s->shard_count && !waits; i++) waits = load32(&shard_of(s, i)->l.lock);
+    totals.nested++;
+    if (!waits && !leader && !rig_random(12)) world_sync(w, (uint32_t)handle);
+    else for (uint32_t n = 1 + rig_random(leader ? 6 : 2); n; n--) world_change(w, (uint32_t)handle, waits ? MMKV_NO_WAIT : 0, 60);
+}
+
+/* ---- checking ---- */
+
+void world_compare(struct world *w, mmkv_store *s, const struct state *state, const char *when)
+{
+    static uint8_t got[VALUE_MAX], want[VALUE_MAX];
+    uint8_t key[KEY_ROOM];
+    uint64_t records = 0;
+    for (uint32_t k = 0; k < setup.keys; k++) {
+        size_t key_length = make_key(k, key), length = 0;
+        int version = state->version[k], rc = mmkv_get(s, mmkv_hash(s, key, key_length), key, key_length, got, sizeof got, &length, 0);
+        if (rc && rc != MMKV_NOT_FOUND) wrong(w, "%s: get of key %u: code %d, %s", when, k, rc, mmkv_failure_get()->text);
+        if (rc ? version != 0 : !version || length != make_value(k, version, want) || memcmp(got, want, length))
+            wrong(w, "%s: key %u has %s, not version %d, at checkpoint %llu", when, k, rc ? "no value" : "another value", version,
+                  (unsigned long long)mmkv_durable_epoch(s));
+        records += !rc;
+    }
+    if (mmkv_count(s) != records) wrong(w, "%s: %llu records, not %llu", when, (unsigned long long)mmkv_count(s), (unsigned long long)records);
+}
+
+struct report { struct world *w; const char *when; };
+
+static void problem(void *context, const char *kind, const void *key, size_t key_length, uint64_t offset, const char *text)
+{
+    struct report *r = context;
+    (void)key; (void)key_length;
+    wrong(r->w, "%s: verify: %s at offset %llu: %s", r->when, kind, (unsigned long long)offset, text);
+}
+
+void world_verify(struct world *w, mmkv_store *s, const char *when)
+{
+    struct report r = { w, when };
+    uint64_t records;
+    int rc = mmkv_verify(s, NULL, problem, &r, &records);
+    if (rc) wrong(w, "%s: verify: code %d, %s", when, rc, mmkv_failure_get()->text);
+}
+
+/* For the independent reader: each record as two lengths of 4 bytes, the key and the value. */
+void world_dump(const struct state *state, const char *path)
+{
+    static uint8_t value[VALUE_MAX];
+    uint8_t key[KEY_ROOM];
+    FILE *f = fopen(path, "wb");
+    if (!f) abort();
+    for (uint32_t k = 0; k < setup.keys; k++) {
+        if (!state->version[k]) continue;
+        uint32_t lengths[2] = { (uint32_t)make_key(k, key), (uint32_t)make_value(k, state->version[k], value) };
+        fwrite(lengths, sizeof lengths, 1, f);
+        fwrite(key, lengths[0], 1, f);
+        fwrite(value, lengths[1], 1, f);
+    }
+    fclose(f);
+}
