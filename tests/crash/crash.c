@@ -17,7 +17,7 @@ static uint32_t dumps, dump_of;  /* images kept for the independent reader; one 
 
 static void schedule(struct world *w)
 {
-    w->next_image = w->events + 1 + rig_random(1u << rig_random(15));
+    w->next_image = w->events + 1 + rig_random(w->parent ? 1u << rig_random(15) : 1u << (8 + rig_random(9)));
 }
 
 /* Something is about to happen, or has. */
@@ -46,8 +46,9 @@ static void on_flush(void *file, uint64_t offset, uint64_t length)
     totals.flushes++;
     struct flush f = disk_flush_begin(&w->disk, offset, length, false);
     event(w, !rig_random(40));
-    if (rig_random(2)) world_act(w);
-    event(w, !rig_random(20));
+    uint32_t acts = rig_random(2) ? rig_random(5) : 0;
+    for (uint32_t i = 0; i < acts; i++) world_act(w);
+    event(w, !rig_random(acts ? 8 : 40));
     disk_flush_end(&w->disk, &f);
     event(w, !rig_random(40));
 }
