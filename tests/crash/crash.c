@@ -101,6 +101,16 @@ static void write_file(const char *path, const uint8_t *bytes, uint64_t length)
     fclose(f);
 }
 
+static uint8_t *read_file(const char *path, uint64_t *length)
+{
+    uint8_t *bytes = disk_memory();
+    FILE *f = fopen(path, "rb");
+    if (!f) abort();
+    *length = fread(bytes, 1, (uint64_t)PAGES_MAX * PAGE, f);
+    fclose(f);
+    return bytes;
+}
+
 static uint32_t images_for(uint32_t depth) { return depth >= DEPTH_MAX ? 0 : depth == 1 ? rig_random(3) : rig_random(2); }
 
 /* Writes, a checkpoint, writes, and another power cut. */
@@ -135,6 +145,22 @@ static void end(struct world *w)
     }
 }
 
+/* A private copy recovers for itself: it finds the same, and the file stays as it is. */
+static void look_privately(struct world *w, const uint8_t *image, uint64_t length)
+{
+    uint64_t after;
+    const struct state *state;
+    world_open(w, 0, MMKV_MODE_PRIVATE);
+    w->target = mmkv_durable_epoch(w->handle[0]);
+    if (!world_allows(w, w->target, &state)) wrong(w, "a private copy is at checkpoint %llu", (unsigned long long)w->target);
+    world_compare(w, w->handle[0], state, "private copy");
+    world_verify(w, w->handle[0], "private copy");
+    world_close(w, 0, false);
+    uint8_t *bytes = read_file(w->path, &after);
+    if (after != length || memcmp(bytes, image, length)) wrong(w, "a private copy changed the file");
+    munmap(bytes, (uint64_t)PAGES_MAX * PAGE);
+}
+
 static void try_image(struct world *parent, enum choice choice)
 {
     struct world *w = malloc(sizeof *w);
@@ -151,9 +177,10 @@ static void try_image(struct world *parent, enum choice choice)
     dumps += kept;
     snprintf(copy, sizeof copy, "%s/reader-%u.mmkv", setup.directory, number);
     if (kept) write_file(copy, image, length);
+    w->opening = true;
+    if (!rig_random(8)) look_privately(w, image, length);
     disk_open(&w->disk, image, length);
     rig_watch(w->path, w);
-    w->opening = true;
     w->images_left = images_for(w->depth);
     schedule(w);
     world_open(w, 0, MMKV_MODE_WRITE);
@@ -224,16 +251,6 @@ static void set_up(const char *directory, uint64_t seed, bool sectors)
     setup.keys = 10 + rig_random(rig_random(2) ? 60 : keys[setup.profile]);
     snprintf(setup.directory, sizeof setup.directory, "%s", directory);
     if (!rig_random(4)) setup.max_size = FMT_SHARDS_AT + setup.shards * sizeof(struct fmt_shard) + 0x10000 + (2ull + rig_random(3)) * 262144;
-}
-
-static uint8_t *read_file(const char *path, uint64_t *length)
-{
-    uint8_t *bytes = disk_memory();
-    FILE *f = fopen(path, "rb");
-    if (!f) abort();
-    *length = fread(bytes, 1, (uint64_t)PAGES_MAX * PAGE, f);
-    fclose(f);
-    return bytes;
 }
 
 /* One run in `directory`, all decided by the seed: about so many images of it, and images of those. One image in
