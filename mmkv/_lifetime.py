@@ -1,16 +1,24 @@
-"""What happens to open stores around them: the end of the interpreter, forks, and checkpoints in the background."""
+"""What happens around open stores: the end of the interpreter, forks, checkpoints in the background, faulthandler."""
 
 from __future__ import annotations
 
 import atexit
+import faulthandler
+import functools
 import os
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from mmkv._native import lib
 
 if TYPE_CHECKING:
     from mmkv.store import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # By id, because a mapping is not hashable.
 _open: dict[int, weakref.ref[Store]] = {}
@@ -44,8 +52,23 @@ def _forked() -> None:
         store._after_fork()
 
 
+def _then_catch(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*args, **named)
+        finally:
+            lib.mmkv_catch_faults()
+
+    return wrapper
+
+
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forked)
+# enable() puts a handler of SIGBUS before the engine's, which would take a truncated store for the end of the process;
+# disable() puts back what it had found, which may be none. What is no fault of a store the engine passes on to it.
+for _name in ("enable", "disable"):
+    setattr(faulthandler, _name, _then_catch(getattr(faulthandler, _name)))
 
 
 class Background:

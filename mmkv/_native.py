@@ -198,9 +198,9 @@ def _choose_hash() -> str:
     forced = os.environ.get("MMKV_HASH") == "python"
     function = ffi.NULL if forced else _native_hash()
     if function != ffi.NULL:
-        lib.mmkv_set_hash(function)
+        lib.mmkv_set_hash(function, False)
         return "native"
-    lib.mmkv_set_hash(lib.mmkv_hash_python)
+    lib.mmkv_set_hash(lib.mmkv_hash_python, True)
     if not forced:
         warnings.warn(
             "this build of xxhash hides its C function XXH3_64bits_withSeed, so mmkv hashes through Python: "

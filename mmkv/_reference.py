@@ -241,8 +241,10 @@ class Hot:
 
     def __len__(self) -> int:
         handle = self._inside()
+        records = ffi.new("uint64_t *")
         try:
-            return int(lib.mmkv_count(handle))
+            self._check(lib.mmkv_count(handle, records))
+            return int(records[0])
         finally:
             self._leave()
 

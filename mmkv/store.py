@@ -160,12 +160,12 @@ class Store(Hot, MutableMapping[bytes, bytes]):
     @property
     def epoch(self) -> int:
         """The epoch being written: `sync` ends it and makes it durable."""
-        return self._ask(lib.mmkv_epoch)
+        return self._epochs()[0]
 
     @property
     def durable_epoch(self) -> int:
         """The last epoch known to be durable: what a power cut would leave, at least."""
-        return self._ask(lib.mmkv_durable_epoch)
+        return self._epochs()[1]
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -227,13 +227,14 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         if background is not None and not self.closed:
             self._background = _lifetime.Background(self, background.seconds)
 
-    def _ask(self, function: Callable[[Any], Any]) -> int:
-        # An engine call that cannot fail.
+    def _epochs(self) -> tuple[int, int]:
+        now, durable = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         handle = ffi.cast("mmkv_store *", self._enter())
         try:
-            return int(function(handle))
+            check(lib.mmkv_epochs(handle, now, durable), self._path)
         finally:
             self._leave()
+        return int(now[0]), int(durable[0])
 
     # ---- durability, figures, checks ----
 

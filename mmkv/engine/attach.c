@@ -155,7 +155,7 @@ static int take_own_slot(mmkv_store *s, uint32_t *slot)
 {
     fork_hooks();
     pthread_mutex_lock(&handles_mutex);
-    int rc = take_slot(s, false, &s->slot_page, slot);
+    int rc = GUARDED(s, take_slot(s, false, &s->slot_page, slot)); /* lest a fault leaves the mutex locked */
     pthread_mutex_unlock(&handles_mutex);
     return rc;
 }
@@ -321,7 +321,8 @@ int detach(mmkv_store *s, int with_checkpoint)
     uint64_t epoch;
     int rc = 0, rc2;
     if (!s->writable || s->private_ || !s->slot_page) return 0;
-    if (with_checkpoint && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
+    if ((rc = handle_whole(s))) return rc; /* nothing in it is worth a store any more */
+    if (with_checkpoint && checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
     /* Marking clean needs that nobody comes or writes meanwhile. */
     if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
         bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
@@ -329,7 +330,7 @@ int detach(mmkv_store *s, int with_checkpoint)
         if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
             /* of what others wrote since, if they did */
-            if (!rc && checkpoint_wanted(s)) while ((rc = checkpoint(s, mmkv_epoch(s), &epoch)) == MMKV_INTERRUPTED) {}
+            if (!rc && checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
             if (!rc) rc = checkpoint_mark_clean(s);
         }
         if (!left) store32(&process_of(s, s->slot)->state, 0);
@@ -353,9 +354,35 @@ static int slot_for_child(mmkv_store *s)
         if (os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, false, &got)) return rc;
         if (!got) os_wait(&none, 0, 2);
     }
-    if (!(rc = settle_dead(s, false))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    if (!(rc = GUARDED(s, settle_dead(s, false)))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
     os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
     return rc;
+}
+
+static int prepare_child(mmkv_store *s)
+{
+    /* A description of its own: locks asked for through a shared one would never conflict with ours. */
+    int rc = os_reopen(file_of(s), true, &s->fork_fd);
+    if (rc || (rc = slot_for_child(s))) return rc;
+    struct fmt_process *p = process_of(s, s->fork_slot);
+    store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
+    s->fork_me = s->fork_slot | p->incarnation << 12;
+    kill_fence();
+    store32(&p->state, 1);
+    return 0;
+}
+
+static int sign_slot(mmkv_store *s)
+{
+    store(&process_of(s, s->slot)->pid, os_pid());
+    store(&process_of(s, s->slot)->start_ns, os_now_ns());
+    return 0;
+}
+
+static int own_anew(mmkv_store *s)
+{
+    own(s, s->slot % (FMT_PROCESSES - 1) + 1);
+    return 0;
 }
 
 /* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
@@ -367,15 +394,7 @@ static void before_fork(void)
         s->fork_page = NULL;
         s->fork_fd = -1;
         if (!s->slot_page) continue;
-        /* A description of its own: locks asked for through a shared one would never conflict with ours. */
-        s->fork_failed = os_reopen(file_of(s), true, &s->fork_fd) || slot_for_child(s);
-        if (!s->fork_failed) {
-            struct fmt_process *p = process_of(s, s->fork_slot);
-            store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
-            s->fork_me = s->fork_slot | p->incarnation << 12;
-            kill_fence();
-            store32(&p->state, 1);
-        }
+        s->fork_failed = GUARDED(s, prepare_child(s)) != 0;
     }
     for (mmkv_store *s = handles; s; s = s->next) pthread_mutex_lock(&s->map_mutex); /* last: settling may map more */
 }
@@ -406,17 +425,17 @@ static void after_fork_in_child(void)
                 os_hold_in_child(s->slot_page);
                 s->slot = s->fork_slot;
                 s->me = s->fork_me;
-                store(&process_of(s, s->slot)->pid, os_pid());
-                store(&process_of(s, s->slot)->start_ns, os_now_ns());
+                GUARDED(s, sign_slot(s));
             }
         }
         /* Another name: what the parent's other threads held in this copy is then a dead one's. */
-        if (s->private_) own(s, s->slot % (FMT_PROCESSES - 1) + 1);
+        if (s->private_) GUARDED(s, own_anew(s));
         s->fork_page = NULL;
         pthread_mutex_init(&s->map_mutex, NULL);
         pthread_mutex_init(&s->file_mutex, NULL);
     }
     pthread_mutex_init(&handles_mutex, NULL);
+    faults_forked();
 }
 
 static void install(void)

@@ -106,6 +106,7 @@ static int look_begin(struct check *k, uint32_t shard, struct look *look)
     if (s->writable) return shard_lock(s, shard, &look->op, 0);
     struct fmt_lockable *l = &shard_of(s, shard)->l;
     while (!read_begin(l, &look->version) && k->writers) { /* with nobody there it stays odd; check_state tells */
+        if (load(&shard_of(s, shard)->failed)) return fail_unusable(shard_of(s, shard));
         if (!look->started) look->started = os_now_ms();
         if (os_now_ms() - look->started > s->lock_timeout_ms)
             return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written or was left half-written; "
@@ -361,40 +362,46 @@ static int check_shard(struct check *k, uint32_t shard)
 
 /* ---- all of it ---- */
 
-int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records)
+static int verify(struct check *k)
 {
-    struct check k = { .s = s, .progress = progress, .problem = problem, .context = context, .total = mmkv_count(s) };
-    int rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k.writers);
+    mmkv_store *s = k->s;
     uint64_t told = 0;
-    *records = 0;
-    if (rc) return rc;
+    int rc = handle_whole(s);
+    if (rc || (rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k->writers))) return rc;
+    k->total = shard_records(s);
     if (zones_valid(s, load(&allocator_of(s)->zone_count), load(&control_of(s)->file_length)) != load(&allocator_of(s)->zone_count)) {
-        note(&k, "zones", NULL, 0, FMT_ZONES_AT, "the zone table is damaged");
-        tell(&k, true);
+        note(k, "zones", NULL, 0, FMT_ZONES_AT, "the zone table is damaged");
+        tell(k, true);
         return 0;
     }
-    if (slot_newest(s) < 0) note(&k, "slot", NULL, 0, FMT_SLOT_A_AT, "no valid checkpoint slot");
-    tell(&k, true);
+    if (slot_newest(s) < 0) note(k, "slot", NULL, 0, FMT_SLOT_A_AT, "no valid checkpoint slot");
+    tell(k, true);
     for (uint32_t i = 0; i < s->shard_count; i++)
-        if ((rc = check_shard(&k, i))) goto out;
+        if ((rc = check_shard(k, i))) return rc;
     for (uint64_t i = 0; i < load(&allocator_of(s)->zone_count); i++) {
         struct zone zone;
-        if ((rc = zone_get(s, i, &zone))) goto out;
+        if ((rc = zone_get(s, i, &zone))) return rc;
         if (!zone.extents) continue;
         for (uint64_t page = zone.first, pages; page < zone.pages; page += pages) {
-            if ((rc = check_extent(&k, &zone, page, &pages))) goto out;
-            if (!progress || k.records - told < PROGRESS_RECORDS) continue;
-            told = k.records;
-            if (progress(context, k.records, k.total)) {
-                rc = fail(MMKV_STOPPED, 0, "verify was stopped");
-                goto out;
+            if ((rc = check_extent(k, &zone, page, &pages))) return rc;
+            if (!k->progress || k->records - told < PROGRESS_RECORDS) continue;
+            told = k->records;
+            if (k->progress(k->context, k->records, k->total)) {
+                return fail(MMKV_STOPPED, 0, "verify was stopped");
             }
         }
     }
-    rc = check_pages(&k);
-    if (!rc && progress) progress(context, k.records, k.records);
-out:
-    *records = k.records;
+    rc = check_pages(k);
+    if (!rc && k->progress) k->progress(k->context, k->records, k->records);
+    return rc;
+}
+
+int mmkv_verify(mmkv_store *s, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records)
+{
+    struct check k = { .s = s, .progress = progress, .problem = problem, .context = context };
+    int rc = GUARDED(s, verify(&k));
+    for (size_t i = 0; i < k.found_count; i++) free(k.found[i].key);
     free(k.found);
+    *records = k.records;
     return rc;
 }

@@ -158,10 +158,8 @@ static int account(struct check *k)
         if ((rc = zone_get(s, i, &zone))) break;
         if (!(a.maps[i] = calloc((zone.pages + 63) / 64, 8))) rc = fail(MMKV_NO_MEMORY, 0, "out of memory");
     }
-    if (!rc) {
-        check_state(k);
-        account_pages(k, &a, zones);
-    }
+    /* A guard of its own, so that a fault does not pass over what is to be freed. */
+    if (!rc) rc = GUARDED(s, (check_state(k), account_pages(k, &a, zones), 0));
     forget(&a, zones);
     return rc;
 }

@@ -129,7 +129,7 @@ static int lead(mmkv_store *s, uint64_t at_least, bool *led)
         *led = false;
         if (load_acquire(&control->durable) >= at_least) return 0;
         *led = true; /* a dead leader leaves nothing to settle */
-        if (__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return 0;
+        if (__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) break;
         uint32_t waited = owner | FMT_LOCK_WAITERS;
         if (owner != waited
             && !__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, waited, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
@@ -138,12 +138,14 @@ static int lead(mmkv_store *s, uint64_t at_least, bool *led)
         if (os_now_ms() - start >= LOOK_AGAIN_MS && load32(&control->checkpoint_lock) == waited
             && !slot_alive(s, waited & FMT_LOCK_OWNER)
             && __atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
-                                           __ATOMIC_RELAXED)) return 0;
+                                           __ATOMIC_RELAXED)) break;
     }
+    guard_hold(&control->checkpoint_lock);
+    return 0;
 }
 
 /* Killed before the wake: the sleepers look again by themselves. */
-static void let_go(mmkv_store *s)
+void checkpoint_unlock(mmkv_store *s)
 {
     struct fmt_control *control = control_of(s);
     /* release: pairs with the acquire in lead */
@@ -151,6 +153,12 @@ static void let_go(mmkv_store *s)
         __atomic_fetch_add(&control->checkpoint_futex, 1, __ATOMIC_RELEASE); /* pairs with the load in lead */
         os_wake(&control->checkpoint_futex, INT_MAX);
     }
+}
+
+static void let_go(mmkv_store *s)
+{
+    checkpoint_unlock(s);
+    guard_drop(&control_of(s)->checkpoint_lock);
 }
 
 /* ---- dirty and clean ---- */
@@ -381,7 +389,7 @@ int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch)
     return rc == MMKV_CORRUPT ? rc : 0;
 }
 
-int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
+int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch)
 {
     if (!s->writable) return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
     uint64_t now = load_acquire(&control_of(s)->epoch);
@@ -390,6 +398,3 @@ int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
     write_ahead(s);
     return refuse_failed(s);
 }
-
-uint64_t mmkv_epoch(const mmkv_store *s) { return load_acquire(&control_of(s)->epoch); }
-uint64_t mmkv_durable_epoch(const mmkv_store *s) { return load_acquire(&control_of(s)->durable); }

@@ -1,11 +1,13 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c | index.c
- * heap.c | record.c pages.c | lock.c | map.c | os.c | error.c. */
+ * Layers, each knowing only those below: entry.c | store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c |
+ * index.c heap.c | record.c pages.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
@@ -41,6 +43,8 @@ struct mmkv_store {
     bool writable;               /* stores go somewhere: the file, or this process's private pages */
     bool private_;               /* mode "p" */
     bool verify_reads;           /* reads ask for checksums */
+    bool wary;                   /* every operation has to ask handle_refuses first: mode "p", or truncated */
+    bool truncated;              /* found shorter than it was mapped; for good */
     uint64_t max_size;
     uint32_t lock_timeout_ms;
     /* Rarely used. */
@@ -72,6 +76,73 @@ void fail_pid(uint64_t pid);
 int fail_errno(int os_errno, const char *format, ...) __attribute__((format(printf, 2, 3))); /* code MMKV_OS */
 void fail_again(const mmkv_failure *kept);
 extern mmkv_hash_function engine_hash;
+
+/* ---- fault.c: a SIGBUS while the map is used is an error of the call, see there ---- */
+struct guard {
+    void *jump[5];               /* __builtin_setjmp's */
+    struct guard *outer;
+    mmkv_store *s;
+    union {
+        uint64_t holds;          /* 0: none of the following, to be known after one store */
+        struct { uint32_t held_count; bool reserved, copied; };
+    };
+    uint64_t fault;              /* offset in the file */
+    uint64_t *reservation;       /* the word of the process slot that this call uses */
+    void *scratch;               /* to be freed if the call is left by a jump */
+    struct held { uint32_t *word; uint32_t shards; } held[8]; /* locks, in order; neighbouring shards are one entry */
+};
+/* Reading it in the handler, or on the way to every key, must neither allocate nor call. */
+#define FAULT_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
+extern FAULT_LOCAL struct guard *guard_top;
+enum { SHARD_STRIDE = sizeof(struct fmt_shard) / sizeof(uint32_t) };
+
+/* Run a call that uses the map of a handle. Its value is the call's, or, after a fault, the error's code. Nothing that the
+ * call changed in the caller's own variables may be relied on afterwards, unless their address was given away. */
+#define GUARDED(s, call) __extension__({                                 \
+    struct guard guard_;                                                    \
+    int code_;                                                              \
+    guard_enter(&guard_, (s));                                              \
+    if (likely(!__builtin_setjmp(guard_.jump))) code_ = (call);             \
+    else code_ = guard_fault();                                             \
+    guard_leave(&guard_);                                                          \
+    code_; })
+
+static inline void guard_enter(struct guard *g, mmkv_store *s)
+{
+    g->outer = guard_top;
+    g->s = s;
+    g->holds = 0;
+    atomic_signal_fence(memory_order_seq_cst);
+    guard_top = g;
+}
+static inline void guard_leave(const struct guard *g)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    guard_top = g->outer;
+}
+int guard_fault(void) __attribute__((noinline, cold));
+/* The locks of the call: noted once taken, forgotten once let go. */
+static inline void guard_hold(uint32_t *word)
+{
+    struct guard *g = guard_top;
+    struct held *last = g->held_count ? &g->held[g->held_count - 1] : NULL;
+    if (last && word == last->word + (size_t)last->shards * SHARD_STRIDE) { last->shards++; return; }
+    assert(g->held_count < sizeof g->held / sizeof *g->held);
+    g->held[g->held_count].word = word;
+    g->held[g->held_count++].shards = 1;
+}
+static inline void guard_drop(uint32_t *word)
+{
+    struct guard *g = guard_top;
+    struct held *last = &g->held[g->held_count - 1];
+    assert(g->held_count && word == last->word + (size_t)(last->shards - 1) * SHARD_STRIDE); /* the last one taken */
+    if (!--last->shards) g->held_count--;
+}
+void faults_catch(void);
+void faults_forked(void);
+int handle_refuses(mmkv_store *s);                   /* of one that is wary */
+bool handle_control(const mmkv_store *s, const void *p, uint64_t *offset);
+int handle_whole(mmkv_store *s);                     /* is the file as long as it was? */
 
 /* ---- os.c: the only system calls ---- */
 int os_open(const char *path, bool write, int *fd);                      /* never follows a symbolic link */
@@ -113,6 +184,9 @@ uint64_t os_elapsed_ns(void);                        /* of a clock that only run
 uint64_t os_now_ns(void);
 uint64_t os_pid(void);
 int os_random(void *buffer, size_t length);
+typedef void (*os_fault_handler)(int number, siginfo_t *info, void *context);
+void os_catch_faults(os_fault_handler handler, struct sigaction *before);
+void os_die_of_fault(bool sent);
 void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 uint64_t os_map_page_size(void);
 
@@ -122,6 +196,7 @@ int map_open(mmkv_store *s, uint64_t length);
 void map_close(mmkv_store *s);
 int map_more(mmkv_store *s, uint64_t length);
 uint64_t offset_of(const mmkv_store *s, const void *p); /* the way back */
+bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset);
 
 /* The one way from an offset to a pointer: NULL when [offset, offset + length) is not in the file. */
 static inline void *at(mmkv_store *s, uint64_t offset, uint64_t length)
@@ -190,7 +265,9 @@ struct op {
 };
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
-void op_rollback(struct op *op);
+int op_rollback(struct op *op);
+void op_fail(struct op *op);                         /* it can neither go on nor be undone */
+int fail_unusable(const struct fmt_shard *sh);      /* NULL: the allocator */
 /* Before the first store of an operation: readers now wait for op_commit (pairs with read_begin). */
 static inline void op_open(struct op *op, mmkv_store *s, struct fmt_lockable *l, struct fmt_log *log, unsigned flags)
 {
@@ -262,6 +339,7 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
 int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
 int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */
 int pages_lock(mmkv_store *s, struct op *op, unsigned flags);
+int pages_undo(struct op *a);
 void pages_settle_owner(mmkv_store *s, uint32_t owner);
 void pages_unlock(struct op *op);
 int zone_get(mmkv_store *s, uint64_t i, struct zone *zone);
@@ -322,15 +400,29 @@ uint32_t table_miscounted(const struct fmt_table *table);
 /* ---- shard.c ---- */
 int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags);
 void shard_unlock(struct op *op);
+/* What entry.c offers as mmkv_*. */
+int shard_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+              size_t *value_length, unsigned flags);
+void shard_prefetch(mmkv_store *s, uint64_t hash, int stage);
+int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
+              unsigned flags);
+int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+                 size_t *value_length, unsigned flags);
+int shard_clear(mmkv_store *s);
+uint64_t shard_records(mmkv_store *s);               /* in all of them */
+int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
+               size_t value_limit, unsigned flags);
 int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
 void shard_roll(struct op *op);                      /* counters: begin op->epoch */
 int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
-int shard_stale(const mmkv_store *s);                /* private copies: has a writer come since? */
+int shard_stale(mmkv_store *s);                      /* has the handle become useless since? */
 
 /* ---- record.c ---- */
 struct seal { uint64_t word, expiry; uint32_t sum; }; /* of a record: what its checksum covers besides key and value */
 struct view { struct seal seal; const uint8_t *key; uint64_t key_length, value_length, size; };
 bool record_view(mmkv_store *s, uint64_t offset, struct view *view);
+/* No record has these: the checksum of an empty key and value is 0 in one of four billion files. */
+static inline bool view_zeros(const struct view *v) { return !v->seal.sum && !v->seal.word; }
 bool record_of(mmkv_store *s, uint64_t offset, const struct fmt_record **record, uint64_t *size);
 uint32_t record_sum(uint64_t key_hash, uint64_t word, uint64_t expiry, const void *value, size_t value_length);
 static inline uint32_t with_place(uint32_t sum, uint32_t place) { return sum + place * FMT_PLACE_K; }
@@ -355,6 +447,8 @@ static inline const uint8_t *record_key(const struct fmt_record *r)
 /* ---- checkpoint.c ---- */
 int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch);
 bool checkpoint_wanted(const mmkv_store *s);         /* has anything been written since the last one? */
+int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch);
+void checkpoint_unlock(mmkv_store *s);               /* for a leader that was broken off */
 int checkpoint_mark_dirty(mmkv_store *s);
 int checkpoint_mark_clean(mmkv_store *s);
 int checkpoint_flush(mmkv_store *s, const void *p, uint64_t length); /* a failure is never forgotten */
@@ -373,7 +467,8 @@ static inline int write_ready(mmkv_store *s, unsigned flags)
     return 0;
 }
 
-/* ---- recover.c, check.c, attach.c ---- */
+/* ---- store.c, recover.c, check.c, attach.c ---- */
+int store_stats(mmkv_store *s, mmkv_stats *stats);
 int recover(mmkv_store *s);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach(mmkv_store *s, int mode, bool any_file_system);

@@ -155,7 +155,8 @@ struct fmt_allocator {
     uint64_t intent_pages;     /* log.count is not 0; rollback makes them all free (take) or all used (give) again */
     uint64_t intent_give;      /* 0 take, 1 give */
     uint64_t harvesting;       /* an extent between queue and bitmap */
-    uint8_t reserved[2560 - 120];
+    uint64_t failed;           /* errno of what left it half-changed, see fmt_shard.failed; 0 = none */
+    uint8_t reserved[2560 - 128];
     struct fmt_log log;
 };
 
@@ -275,7 +276,7 @@ struct fmt_shard {
                                   A word of it: offset of a table | the table's depth */
     uint64_t reserve[FMT_SHARD_RESERVES]; /* extents taken from the allocator, not yet published; 0 = none */
     uint64_t release[FMT_SHARD_RELEASES]; /* extents to hand back after the commit: offset | pages if index, else 0 */
-    uint64_t failed;           /* kept for a shard that cannot be rolled back: errno; not written yet */
+    uint64_t failed;           /* errno of what left it half-changed: nothing may use it before a recovery; 0 = none */
     uint64_t epoch;            /* of the last write */
     uint64_t count[2];         /* live records; [epoch & 1] is now, [(epoch - 1) & 1] as of the end of epoch - 1 */
     uint64_t sum[2];           /* sum of their checksums, likewise */
@@ -370,6 +371,7 @@ FMT_AT(fmt_allocator, intent_offset, 88);
 FMT_AT(fmt_allocator, intent_pages, 96);
 FMT_AT(fmt_allocator, intent_give, 104);
 FMT_AT(fmt_allocator, harvesting, 112);
+FMT_AT(fmt_allocator, failed, 120);
 FMT_AT(fmt_allocator, log, 2560);
 FMT_SIZE(fmt_zone, 32);
 FMT_AT(fmt_zone, offset, 0);

@@ -123,9 +123,11 @@ Py_ssize_t hot_length(PyObject *self)
 {
     struct hot *h = (struct hot *)self;
     if (enter(h) < 0) return -1;
-    Py_ssize_t count = (Py_ssize_t)mmkv_count(h->store);
+    uint64_t count = 0;
+    int code = mmkv_count(h->store, &count);
+    if (code) raise_code(h, code);
     leave(h);
-    return count;
+    return code ? -1 : (Py_ssize_t)count;
 }
 
 /* ---- the methods on one key ---- */

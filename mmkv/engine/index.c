@@ -100,6 +100,16 @@ static inline bool same_key(mmkv_store *s, uint64_t record, const void *key, siz
     return !memcmp(k, key, key_length);
 }
 
+/* Another key with the same bits and tag is rarer than a damaged one, so the record is asked whether it belongs here. Zeros
+ * do not: of a file that was cut off and has grown again. */
+static bool belongs(mmkv_store *s, uint64_t record, uint32_t bits)
+{
+    struct view v;
+    if (!record_view(s, record, &v)) return false;
+    uint64_t hash = engine_hash(v.key, v.key_length, s->seed);
+    return fmt_bits_of(hash, s->shard_bits) == bits && (!reads_checked(s) || record_good(&v, hash));
+}
+
 static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, uint64_t want, const void *key,
                    size_t key_length, struct place *place)
 {
@@ -111,10 +121,16 @@ static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, 
         place->record = entry_record(entry);
         place->slot = slot;
         if (same_key(s, place->record, key, key_length, &rc)) return 0;
-        /* Another key with so many equal bits is rarer than a damaged one. */
-        if (reads_checked(s) && !record_sound(s, place->record)) return MMKV_CORRUPT;
+        if (unlikely(!belongs(s, place->record, entry_bits(entry)))) return MMKV_CORRUPT;
     }
     return rc;
+}
+
+/* An empty bucket is rare too, and may be one of a page of zeros. */
+static bool names_itself(const struct fmt_table *t, const struct place *place, uint32_t shard, uint32_t bits)
+{
+    uint32_t rest = FMT_DEPTH_MAX - place->depth;
+    return t->header.shard == shard && t->header.depth == place->depth && t->header.prefix == (uint64_t)(bits >> rest) << rest;
 }
 
 /* Find a key; on success place says where. MMKV_CORRUPT may also mean, to a reader, that a writer was at work. */
@@ -131,6 +147,7 @@ int index_find(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *k
     place->line = home + 1;
     uint64_t tags = load(&line_of(t, home + 1)->tags);
     rc = find_in(s, line_of(t, home + 1), match(tags, tag), (uint64_t)bits << 1, key, key_length, place);
+    if (unlikely(!tags) && !names_itself(t, place, fmt_shard_of(hash, s->shard_bits), bits)) return MMKV_CORRUPT;
     if (likely(rc != MMKV_NOT_FOUND) || likely(!(tags & TOP_BITS))) return rc;
     if (tags & NEIGHBOUR_BITS) {
         place->line = neighbour_of(home) + 1;

@@ -106,6 +106,7 @@ static const struct entry entries[] = {
     FIELD(fmt_allocator, intent_pages),
     FIELD(fmt_allocator, intent_give),
     FIELD(fmt_allocator, harvesting),
+    FIELD(fmt_allocator, failed),
     FIELD(fmt_allocator, reserved),
     FIELD(fmt_allocator, log),
 

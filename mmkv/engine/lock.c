@@ -5,6 +5,8 @@
  *  2. op_begin, set..., op_commit, any number of times. Killed inside: log.count > 0, the taker restores; version odd,
  *     the taker makes it even, never smaller (R4).
  *  3. exchange with 0 (release). Killed before the wake: sleepers wake by themselves within LOCK_NAP_MS. */
+#include <errno.h>
+
 #include "engine.h"
 
 static inline void pause_a_little(void)
@@ -16,6 +18,12 @@ static inline void pause_a_little(void)
 #endif
 }
 
+static int took(uint32_t *word)
+{
+    guard_hold(word);
+    return 0;
+}
+
 /* Take a lock word. *dead, if not 0, is the slot of the previous owner, who died: the caller must settle what it left
  * before using anything. */
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
@@ -23,12 +31,12 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
     uint32_t free_ = 0;
     *dead = 0;
     /* acquire: pairs with the release in unlock_word */
-    if (likely(__atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) return 0;
+    if (likely(__atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) return took(word);
     for (int spin = 0; spin < 200; spin++) {
         pause_a_little();
         free_ = 0;
         if (!load32(word) && __atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-            return 0;
+            return took(word);
     }
     if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
     uint64_t start = os_now_ms();
@@ -36,7 +44,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
         uint32_t seen = load32(word);
         if (!seen) { /* others may be asleep: keep the bit */
             if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-                return 0;
+                return took(word);
             continue;
         }
         if (!(seen & FMT_LOCK_WAITERS)) {
@@ -52,7 +60,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
         if (now - nap_start >= LOCK_NAP_MS && !slot_alive(s, owner)) {
             if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
                 *dead = owner;
-                return 0;
+                return took(word);
             }
             continue;
         }
@@ -71,13 +79,32 @@ void unlock_word(mmkv_store *s, uint32_t *word)
 {
     (void)s;
     /* release: pairs with the acquire in lock_word */
-    if (unlikely(__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS)) os_wake(word, 1);
+    bool waiters = __atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS;
+    guard_drop(word);
+    if (unlikely(waiters)) os_wake(word, 1);
+}
+
+/* The words of an operation cannot all be put back: its shard, or the allocator, is failed. The version stays odd, so that
+ * readers come for the lock too and are told; the identity goes, so that the next open after all have left recovers. */
+void op_fail(struct op *op)
+{
+    struct fmt_control *control = control_of(op->s);
+    store(op->sh ? &op->sh->failed : &allocator_of(op->s)->failed, EIO);
+    store32(&control->failed, EIO);
+    memset(control->boot_id, 0, sizeof control->boot_id);
+}
+
+int fail_unusable(const struct fmt_shard *sh)
+{
+    errno = EIO;
+    return fail_os(sh ? "part of the store was left half-changed by a fault; once every process has closed it, the next open recovers it"
+                      : "the store's free space was left half-changed by a fault; once every process has closed it, the next open recovers it");
 }
 
 /* Undo what the log says, last store first; only the end sets count to 0, so that a rollback killed half-way is repeated
  * from the start. Offsets come from the file and are checked: into the superblock and the slots nothing may be restored.
  * Then make the version the next even number (R4: it never goes back). */
-void op_rollback(struct op *op)
+int op_rollback(struct op *op)
 {
     uint64_t count = load(&op->log->count);
     if (count > FMT_LOG_ENTRIES) count = 0; /* not a log we wrote */
@@ -86,10 +113,15 @@ void op_rollback(struct op *op)
     for (uint64_t i = count; i-- > 0;) {
         uint64_t offset = load(&op->log->entry[i].offset), old = load(&op->log->entry[i].old);
         uint64_t *word = offset % 8 || offset < FMT_CONTROL_AT ? NULL : at(op->s, offset, 8);
-        if (word) store(word, old);
+        if (unlikely(!word)) {
+            op_fail(op); /* the log is kept: nothing in it may be lost */
+            return fail(MMKV_CORRUPT, offset, "an undo log names offset %llu, which cannot be restored", (unsigned long long)offset);
+        }
+        if (load(word) != old) store(word, old); /* a page that had no room for the store has none for this one either */
         kill_fence();
     }
     store_release(&op->log->count, 0);
     kill_fence();
     if (op->l->version & 1) store_release(&op->l->version, op->l->version + 1);
+    return 0;
 }

@@ -77,7 +77,8 @@ int map_more(mmkv_store *s, uint64_t length)
     uint64_t file_length = load_acquire(&control_of(s)->file_length), actual;
     if (length > file_length || length < FMT_PAGE) return MMKV_CORRUPT;
     if (!s->private_) {
-        if (os_length(file_of(s), &actual) || actual < file_length) return MMKV_CORRUPT;
+        if (os_length(file_of(s), &actual)) return MMKV_CORRUPT;
+        if (actual < file_length) return handle_whole(s);
     }
     int rc = 0;
     pthread_mutex_lock(&s->map_mutex);
@@ -101,12 +102,20 @@ int map_more(mmkv_store *s, uint64_t length)
     return rc;
 }
 
-uint64_t offset_of(const mmkv_store *s, const void *p)
+/* For the handler of faults too: no lock, no call. A reservation is complete before anybody can follow into it. */
+bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset)
 {
     for (uint32_t i = 0; i < s->reservation_count; i++) {
-        uint64_t offset = (uint64_t)((const uint8_t *)p - s->reservations[i].base);
-        if (offset < s->reservations[i].length) return offset;
+        *offset = (uint64_t)((uintptr_t)p - (uintptr_t)s->reservations[i].base);
+        if (*offset < s->reservations[i].length) return true;
     }
-    assert(!"a pointer into the map");
-    return 0;
+    return false;
+}
+
+uint64_t offset_of(const mmkv_store *s, const void *p)
+{
+    uint64_t offset;
+    bool in = map_holds(s, p, &offset);
+    assert(in);
+    return in ? offset : 0;
 }

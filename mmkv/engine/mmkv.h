@@ -75,9 +75,14 @@ typedef struct mmkv_stats {
     uint8_t uuid[16];
 } mmkv_stats;
 
-/* Give the engine its hash: XXH3_64bits_withSeed or a function that returns the same. Before any other call. */
+/* Give the engine its hash: XXH3_64bits_withSeed or a function that returns the same. Before any other call. One that
+ * calls back, into an interpreter, must never be left by a jump: it is given copies of what lies in the file. */
 typedef uint64_t (*mmkv_hash_function)(const void *data, size_t length, uint64_t seed);
-void mmkv_set_hash(mmkv_hash_function hash);
+void mmkv_set_hash(mmkv_hash_function hash, int calls_back);
+
+/* SIGBUS inside the engine becomes MMKV_CORRUPT or MMKV_OS. mmkv_open and slow calls see to it that the handler is the
+ * first; to be called also when somebody else may have installed one. Other faults go to the handlers of before. */
+void mmkv_catch_faults(void);
 
 const mmkv_failure *mmkv_failure_get(void);
 
@@ -114,7 +119,7 @@ int mmkv_delete(mmkv_store *store, uint64_t hash, const void *key, size_t key_le
 /* Remove every record, shard by shard (bounded steps, not one atomic one). */
 int mmkv_clear(mmkv_store *store);
 /* Live records; exact when nobody writes. */
-uint64_t mmkv_count(mmkv_store *store);
+int mmkv_count(mmkv_store *store, uint64_t *records);
 
 /* Iteration in the order of the hash. *cursor starts at 0. Each call appends to `buffer` whole steps: items of
  *   uint32 key length, uint32 0, uint64 value length, key bytes, value bytes (with_values and value length <=
@@ -128,8 +133,8 @@ int mmkv_scan(mmkv_store *store, uint64_t *cursor, void *buffer, size_t capacity
 /* Checkpoint: what every process had written before the call is durable when it returns 0. *epoch is the checkpoint's.
  * wait = 0 only starts write-back, promises nothing, and reports the epoch being written. */
 int mmkv_sync(mmkv_store *store, int wait, uint64_t *epoch);
-uint64_t mmkv_epoch(const mmkv_store *store);
-uint64_t mmkv_durable_epoch(const mmkv_store *store);
+/* The epoch being written, and the last one known to be durable. */
+int mmkv_epochs(mmkv_store *store, uint64_t *now, uint64_t *durable);
 
 int mmkv_stats_get(mmkv_store *store, mmkv_stats *stats);
 

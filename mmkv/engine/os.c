@@ -449,6 +449,25 @@ int os_random(void *buffer, size_t length)
     return 0;
 }
 
+/* ---- faults ---- */
+
+/* Put the handler first. NODEFER: it is left by a jump, which restores no mask. Nothing is done if it is there already. */
+void os_catch_faults(os_fault_handler handler, struct sigaction *before)
+{
+    struct sigaction ours = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
+    if (!sigaction(SIGBUS, NULL, before) && before->sa_flags & SA_SIGINFO && before->sa_sigaction == handler) return;
+    sigemptyset(&ours.sa_mask);
+    sigaction(SIGBUS, &ours, before);
+}
+
+/* What the system does when nobody handles it. A fault repeats by itself when the handler returns. */
+void os_die_of_fault(bool sent)
+{
+    struct sigaction none = { .sa_handler = SIG_DFL };
+    sigaction(SIGBUS, &none, NULL);
+    if (sent) raise(SIGBUS);
+}
+
 void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
 {
     pthread_atfork(prepare, parent, child);

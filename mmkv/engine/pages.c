@@ -174,7 +174,7 @@ static void intent(struct op *a, uint64_t offset, uint64_t pages, bool give)
     kill_fence();
 }
 
-static void settle_allocator(struct op *a)
+int pages_undo(struct op *a)
 {
     struct fmt_allocator *p = allocator_of(a->s);
     struct zone zone;
@@ -182,7 +182,7 @@ static void settle_allocator(struct op *a)
         uint64_t page = (load(&p->intent_offset) - zone.offset) >> FMT_PAGE_SHIFT, pages = load(&p->intent_pages);
         if (page >= zone.first && pages <= zone.pages - page) bits_set(zone.free, page, pages, !load(&p->intent_give));
     }
-    op_rollback(a);
+    return op_rollback(a);
 }
 
 int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
@@ -193,8 +193,10 @@ int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
     if (rc) return rc;
     op_open(a, s, &p->l, &p->log, flags);
     a->sh = NULL;
-    if (unlikely(dead)) settle_allocator(a);
-    return 0;
+    if (unlikely(load(&p->failed))) rc = fail_unusable(NULL);
+    else if (unlikely(dead)) rc = pages_undo(a);
+    if (unlikely(rc)) pages_unlock(a);
+    return rc;
 }
 
 /* Free the allocator's lock if the dead owner of a slot holds it, without waiting. The attach lock is held. */
@@ -205,8 +207,10 @@ void pages_settle_owner(mmkv_store *s, uint32_t owner)
     struct op a;
     if (!seen || (seen & FMT_LOCK_OWNER) != owner) return;
     if (!__atomic_compare_exchange_n(&p->l.lock, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+    guard_hold(&p->l.lock);
     op_open(&a, s, &p->l, &p->log, 0);
-    settle_allocator(&a);
+    a.sh = NULL;
+    if (!load(&p->failed)) pages_undo(&a);
     pages_unlock(&a);
 }
 
@@ -352,6 +356,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     int rc = os_length(file_of(s), &physical);
     if (rc) return rc;
     if (!s->private_) {
+        if (physical < offset) return handle_whole(s); /* longer again it would only hide what is missing */
         if ((rc = os_allocate(file_of(s), offset, want * FMT_PAGE)) && want > least) {
             want = least;
             rc = os_allocate(file_of(s), offset, want * FMT_PAGE);
@@ -496,12 +501,15 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
             uint64_t none = 0;
             *word = &process->reserved_extent[i];
             if (__atomic_compare_exchange_n(*word, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+                guard_top->reservation = *word;
+                guard_top->reserved = true;
                 int rc = pages_take(s, FMT_ZONE_HEAP, &pages, 0, *word, offset, flags);
                 if (rc) store_release(*word, 0);
                 return rc;
             }
         }
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+        if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(NULL); /* what is reserved cannot be given back */
         os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
     }
 }

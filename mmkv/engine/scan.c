@@ -39,7 +39,7 @@ static int list_items(mmkv_store *s, const struct fmt_table *t, uint64_t from, u
     for (uint32_t i = 0; i < n; i++) {
         /* before `from`: tables merged since, and these were delivered; behind the end: not a table of ours */
         if (items[i].bits < from || items[i].bits >= end) continue;
-        if (!record_view(s, items[i].record, &v)) return MMKV_CORRUPT;
+        if (!record_view(s, items[i].record, &v) || view_zeros(&v)) return MMKV_CORRUPT;
         *total += item_size(o, &v);
         items[kept++] = items[i];
     }
@@ -115,7 +115,7 @@ static int copy_table(mmkv_store *s, uint32_t shard, uint32_t from, struct outpu
     return 0;
 }
 
-int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
+int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
               size_t value_limit, unsigned flags)
 {
     *used = 0;
@@ -145,6 +145,7 @@ int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, si
                 shard_unlock(&op);
                 done = true;
             } else {
+                if (load(&sh->failed)) return fail_unusable(sh);
                 if (!started) started = os_now_ms();
                 else if (os_now_ms() - started > s->lock_timeout_ms)
                     return fail(MMKV_LOCK_TIMEOUT, shard_at((uint32_t)shard), "shard %llu is being written, or was left half-written "

@@ -13,10 +13,10 @@ enum { SPREAD = 7 };
 static int settle(struct op *op)
 {
     struct op a;
-    op_rollback(op);
+    int rc = load(&op->sh->failed) ? fail_unusable(op->sh) : op_rollback(op);
+    if (rc) return rc;
     /* The dead one may have died in the allocator too, where a rollback may bring a reserve or release word back. */
-    int rc = pages_lock(op->s, &a, 0);
-    if (!rc) pages_unlock(&a);
+    if (!(rc = pages_lock(op->s, &a, 0))) pages_unlock(&a);
     for (uint32_t i = 0; i < FMT_SHARD_RESERVES && !rc; i++) rc = pages_give(op->s, &op->sh->reserve[i], 0);
     return rc ? rc : shard_finish(op);
 }
@@ -34,8 +34,9 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
     if (unlikely(dead)) {
         rc = settle(op);
         if (!rc) rc = shard_settle(s, dead); /* its other locks too, so that nobody waits for each (R14) */
-        if (rc) shard_unlock(op);
     }
+    if (unlikely(load(&sh->failed)) && !rc) rc = fail_unusable(sh);
+    if (unlikely(rc)) shard_unlock(op);
     return rc;
 }
 
@@ -65,6 +66,7 @@ int shard_settle(mmkv_store *s, uint32_t owner)
                                          __ATOMIC_RELAXED))
             continue; /* somebody waiting was quicker */
         struct fmt_shard *sh = shard_of(s, i);
+        guard_hold(&sh->l.lock);
         op_open(&op, s, &sh->l, &sh->log, 0);
         op.sh = sh;
         op.shard = i;
@@ -137,12 +139,7 @@ static int check_short(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const
     return same ? record_damaged(s, p->record, key, key_length) : MMKV_SHORT;
 }
 
-/* Private copies: a writer of the original may be changing pages under us. */
-int shard_stale(const mmkv_store *s)
-{
-    if (likely(!s->shared_control) || load_acquire(&s->shared_control->attach_count) == s->attach_seen) return 0;
-    return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
-}
+int shard_stale(mmkv_store *s) { return likely(!s->wary) ? 0 : handle_refuses(s); }
 
 /* Readers that get no valid look take the lock; those that may not write wait a little and go on trying. */
 static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void *key, size_t key_length, void *buffer,
@@ -163,7 +160,7 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
 }
 
 /* Find and copy. *p and *link (not 0 for a value in an extent of its own, if it was copied) say what was found. */
-static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                              size_t *value_length, unsigned flags, struct place *p, uint64_t *link)
 {
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
@@ -194,6 +191,7 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
         /* A long copy is not made under a lock: it goes on being tried. */
         if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, flags);
+        if (load(&sh->failed)) return fail_unusable(sh);
         if (!started) started = os_now_ms();
         else if (os_now_ms() - started > s->lock_timeout_ms)
             return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process "
@@ -202,20 +200,15 @@ static inline int read_value(mmkv_store *s, uint64_t hash, const void *key, size
     }
 }
 
-int mmkv_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
-             size_t *value_length, unsigned flags)
+int shard_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+              size_t *value_length, unsigned flags)
 {
     struct place p;
     uint64_t link;
     return read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &p, &link);
 }
 
-int mmkv_contains(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags)
-{
-    return mmkv_get(s, hash, key, key_length, NULL, 0, NULL, flags);
-}
-
-void mmkv_prefetch(mmkv_store *s, uint64_t hash, int stage)
+void shard_prefetch(mmkv_store *s, uint64_t hash, int stage)
 {
     struct fmt_shard *sh = shard_of(s, fmt_shard_of(hash, s->shard_bits));
     uint64_t table;
@@ -239,7 +232,7 @@ void mmkv_prefetch(mmkv_store *s, uint64_t hash, int stage)
     }
 }
 
-uint64_t mmkv_count(mmkv_store *s)
+uint64_t shard_records(mmkv_store *s)
 {
     uint64_t total = 0, version;
     for (uint32_t i = 0; i < s->shard_count; i++) {
@@ -257,7 +250,7 @@ uint64_t mmkv_count(mmkv_store *s)
 
 /* ---- writing ---- */
 
-static int read_only(const mmkv_store *s)
+static int read_only(mmkv_store *s)
 {
     if (likely(s->writable)) return shard_stale(s);
     if (s->slotless) return fail(MMKV_IN_USE, 0, "this process was forked when its parent could not get a process slot for it: all "
@@ -395,7 +388,7 @@ static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
     return 0;
 }
 
-int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
+int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
              unsigned flags)
 {
     struct op op;
@@ -409,7 +402,7 @@ int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, c
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct draft d = { .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
                        .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
-    mmkv_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
+    shard_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
     d.sum = record_sum(hash, d.word, 0, value, value_length);
     if (unlikely(heap_alone(shard_of(s, shard), d.size)) && (rc = fill_extent(s, &d, flags))) goto out;
     if (!(rc = shard_lock(s, shard, &op, flags))) {
@@ -463,7 +456,7 @@ static int take_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_l
     return rc == MMKV_CORRUPT ? record_damaged(s, p->record, key, key_length) : rc;
 }
 
-int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                 size_t *value_length, unsigned flags)
 {
     struct op op;
@@ -520,7 +513,7 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
     return rc;
 }
 
-int mmkv_clear(mmkv_store *s)
+int shard_clear(mmkv_store *s)
 {
     struct op op;
     int rc = read_only(s);

@@ -7,7 +7,26 @@
 
 mmkv_hash_function engine_hash;
 
-void mmkv_set_hash(mmkv_hash_function hash) { engine_hash = hash; }
+static mmkv_hash_function hash_outside;
+
+/* A fault may not jump over an interpreter's frames, so what it reads is not the file. */
+static uint64_t hash_of_copy(const void *data, size_t length, uint64_t seed)
+{
+    struct guard *g = guard_top;
+    uint64_t offset, hash;
+    if (!g || !map_holds(g->s, data, &offset) || !(g->scratch = malloc(length + 1))) return hash_outside(data, length, seed);
+    g->copied = true;
+    hash = hash_outside(memcpy(g->scratch, data, length), length, seed);
+    g->copied = false;
+    free(g->scratch);
+    return hash;
+}
+
+void mmkv_set_hash(mmkv_hash_function hash, int calls_back)
+{
+    hash_outside = hash;
+    engine_hash = calls_back ? hash_of_copy : hash;
+}
 
 uint64_t mmkv_hash(const mmkv_store *s, const void *key, size_t key_length) { return engine_hash(key, key_length, s->seed); }
 
@@ -158,6 +177,18 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
     return rc;
 }
 
+/* Of everything but the descriptor, also of what an attach or a detach that was broken off had in hand. */
+static void let_go(mmkv_store *s)
+{
+    bool got;
+    uint64_t page = os_map_page_size();
+    if (s->slot_page) os_release_byte(s->slot_page);
+    map_close(s);
+    if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / page * page), page);
+    /* A child forked meanwhile may keep the description. */
+    if (os_same_file(s->fd, &s->identity)) os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+}
+
 int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
 {
     int rc;
@@ -179,14 +210,15 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     pthread_mutex_init(&s->map_mutex, NULL);
     pthread_mutex_init(&s->file_mutex, NULL);
     if (!(rc = open_file(s, path, o)) && !(s->path = os_absolute(path))) rc = fail_os("find the absolute path");
-    if (!rc && !(rc = attach(s, o->mode, o->any_file_system != 0))) {
+    faults_catch();
+    if (!rc && !(rc = GUARDED(s, attach(s, o->mode, o->any_file_system != 0)))) {
+        s->wary = s->shared_control != NULL;
         handle_register(s);
         *store = s;
         return 0;
     }
     mmkv_failure kept = *mmkv_failure_get();
-    if (s->slot_page) os_release_byte(s->slot_page);
-    map_close(s);
+    let_go(s);
     os_close(s->fd);
     free(s->path);
     free(s);
@@ -196,11 +228,11 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
 
 int mmkv_close(mmkv_store *s, int with_checkpoint)
 {
-    int rc = detach(s, with_checkpoint);
+    faults_catch();
+    int rc = GUARDED(s, detach(s, with_checkpoint));
     mmkv_failure kept = *mmkv_failure_get();
     handle_forget(s);
-    map_close(s);
-    if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / os_map_page_size() * os_map_page_size()), os_map_page_size());
+    let_go(s);
     if (os_same_file(s->fd, &s->identity)) os_close(s->fd); /* else the number is somebody else's by now */
     free(s->path);
     free(s);
@@ -210,13 +242,13 @@ int mmkv_close(mmkv_store *s, int with_checkpoint)
 
 /* ---- statistics ---- */
 
-int mmkv_stats_get(mmkv_store *s, mmkv_stats *stats)
+int store_stats(mmkv_store *s, mmkv_stats *stats)
 {
     const struct fmt_allocator *p = allocator_of(s);
     const struct fmt_control *control = control_of(s);
     const struct fmt_superblock *super = superblock_of(s);
     memset(stats, 0, sizeof *stats);
-    stats->records = mmkv_count(s);
+    stats->records = shard_records(s);
     for (uint32_t i = 0; i < s->shard_count; i++) {
         const struct fmt_shard *sh = shard_of(s, i);
         stats->data_bytes += load(&sh->bytes);
@@ -235,8 +267,8 @@ int mmkv_stats_get(mmkv_store *s, mmkv_stats *stats)
     stats->file_bytes = load(&control->file_length);
     stats->free_bytes = load(&p->free_pages) * FMT_PAGE;
     stats->waiting_bytes = load(&p->waiting_pages) * FMT_PAGE;
-    stats->epoch = mmkv_epoch(s);
-    stats->durable_epoch = mmkv_durable_epoch(s);
+    stats->epoch = load_acquire(&control->epoch);
+    stats->durable_epoch = load_acquire(&control->durable);
     stats->checkpoints = load(&control->checkpoint_count);
     stats->shards = s->shard_count;
     for (uint32_t i = 1; i < FMT_PROCESSES; i++) stats->attached += load32(&process_of(s, i)->state) && slot_alive(s, i);

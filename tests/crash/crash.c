@@ -151,7 +151,7 @@ static void look_privately(struct world *w, const uint8_t *image, uint64_t lengt
     uint64_t after;
     const struct state *state;
     world_open(w, 0, MMKV_MODE_PRIVATE);
-    w->target = mmkv_durable_epoch(w->handle[0]);
+    w->target = world_durable(w->handle[0]);
     if (!world_allows(w, w->target, &state)) wrong(w, "a private copy is at checkpoint %llu", (unsigned long long)w->target);
     world_compare(w, w->handle[0], state, "private copy");
     world_verify(w, w->handle[0], "private copy");
@@ -184,7 +184,7 @@ static void try_image(struct world *parent, enum choice choice)
     w->images_left = images_for(w->depth);
     schedule(w);
     world_open(w, 0, MMKV_MODE_WRITE);
-    uint64_t checkpoint = mmkv_durable_epoch(w->handle[0]);
+    uint64_t checkpoint = world_durable(w->handle[0]);
     if (!world_allows(w, checkpoint, &state))
         wrong(w, "opened to checkpoint %llu, image \"%s\"", (unsigned long long)checkpoint, choice_names[choice]);
     world_compare(w, w->handle[0], state, choice_names[choice]);
@@ -262,7 +262,7 @@ const struct totals *crash_run(const char *directory, uint64_t seed, int sectors
     static struct world w;
     uint64_t length;
     uint8_t *bytes;
-    mmkv_set_hash(hash);
+    mmkv_set_hash(hash, 0);
     set_up(directory, seed, sectors);
     dump_of = reader_of;
     world_begin(&w, NULL, "run");

@@ -62,6 +62,7 @@ void world_change(struct world *w, uint32_t handle, unsigned flags, uint32_t put
 bool world_sync(struct world *w, uint32_t handle);
 void world_clear(struct world *w, uint32_t handle);
 void world_act(struct world *w);                        /* another handle does something, if locks allow */
+uint64_t world_durable(mmkv_store *s);
 bool world_allows(const struct world *w, uint64_t checkpoint, const struct state **state);
 void world_compare(struct world *w, mmkv_store *s, const struct state *state, const char *when);
 void world_verify(struct world *w, mmkv_store *s, const char *when);

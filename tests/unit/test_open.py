@@ -457,7 +457,6 @@ def test_both_checkpoint_slots_gone(path: Path) -> None:
             mmkv.open(path, mode)
 
 
-@pytest.mark.xfail(reason="promise 6 for truncation: the engine has no SIGBUS handler yet", strict=True)
 def test_a_file_truncated_while_open_raises_and_kills_nobody(tmp_path: Path) -> None:
     """In a process of its own: what must not happen is a SIGBUS."""
     out = run_python(

@@ -1,0 +1,99 @@
+/* entry.c: the public functions that use the map, each in a guard (fault.c), and nothing more: what is in one function with
+ * a guard keeps its variables in memory. mmkv_open, mmkv_close and mmkv_verify have things to clean up, and guard what
+ * they call. */
+#include "engine.h"
+
+/* ---- keys ---- */
+
+int mmkv_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+             size_t *value_length, unsigned flags)
+{
+    return GUARDED(s, shard_get(s, hash, key, key_length, buffer, capacity, value_length, flags));
+}
+
+int mmkv_contains(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags)
+{
+    return mmkv_get(s, hash, key, key_length, NULL, 0, NULL, flags);
+}
+
+void mmkv_prefetch(mmkv_store *s, uint64_t hash, int stage)
+{
+    GUARDED(s, (shard_prefetch(s, hash, stage), 0)); /* who uses the page next is told */
+}
+
+int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
+             unsigned flags)
+{
+    return GUARDED(s, shard_put(s, hash, key, key_length, value, value_length, flags));
+}
+
+int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+                size_t *value_length, unsigned flags)
+{
+    return GUARDED(s, shard_delete(s, hash, key, key_length, buffer, capacity, value_length, flags));
+}
+
+int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
+              size_t value_limit, unsigned flags)
+{
+    return GUARDED(s, shard_scan(s, cursor, buffer, capacity, used, with_values, value_limit, flags));
+}
+
+/* ---- the whole store; slow enough to see to the handler first ---- */
+
+int mmkv_clear(mmkv_store *s)
+{
+    faults_catch();
+    return GUARDED(s, shard_clear(s));
+}
+
+static int count(mmkv_store *s, uint64_t *records)
+{
+    int rc = s->wary ? handle_refuses(s) : 0;
+    *records = rc ? 0 : shard_records(s);
+    return rc;
+}
+
+int mmkv_count(mmkv_store *s, uint64_t *records)
+{
+    return GUARDED(s, count(s, records));
+}
+
+/* msync of pages beyond the end of a file says nothing, so the length is asked, before and after. */
+static int sync_whole(mmkv_store *s, int wait, uint64_t *epoch)
+{
+    int rc = handle_whole(s);
+    if (!rc && !(rc = checkpoint_sync(s, wait, epoch))) rc = handle_whole(s);
+    return rc;
+}
+
+int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
+{
+    faults_catch();
+    return GUARDED(s, sync_whole(s, wait, epoch));
+}
+
+static int epochs(mmkv_store *s, uint64_t *now, uint64_t *durable)
+{
+    int rc = s->wary ? handle_refuses(s) : 0;
+    *now = rc ? 0 : load_acquire(&control_of(s)->epoch);
+    *durable = rc ? 0 : load_acquire(&control_of(s)->durable);
+    return rc;
+}
+
+int mmkv_epochs(mmkv_store *s, uint64_t *now, uint64_t *durable)
+{
+    return GUARDED(s, epochs(s, now, durable));
+}
+
+static int stats_whole(mmkv_store *s, mmkv_stats *stats)
+{
+    int rc = handle_whole(s);
+    return rc ? rc : store_stats(s, stats);
+}
+
+int mmkv_stats_get(mmkv_store *s, mmkv_stats *stats)
+{
+    faults_catch();
+    return GUARDED(s, stats_whole(s, stats));
+}

@@ -1,0 +1,219 @@
+/* fault.c: a SIGBUS while the map is used is an error of the call, not the end of the process.
+ *
+ * A page of the map cannot be had when somebody has truncated the file, when the disk fails to read it, or when a file
+ * system that reserves nothing is full. The kernel then sends SIGBUS to the thread that touched it. Every public function
+ * that uses the map does so in a guard (GUARDED): where to jump to, in thirty bytes of its own frame, and the locks taken
+ * since. The handler asks whether this thread is in a guard and whether the address is that handle's; if so it jumps
+ * there, and guard_fault() does for the call what others do for a process that has died in the middle of one: it rolls
+ * back, unlocks, and says what happened. What cannot be rolled back is marked failed, for everybody.
+ *
+ * __builtin_setjmp and not sigsetjmp: three words and no call on the way to every key. A reader holds nothing, so for it
+ * that is all.
+ *
+ * All other faults go to the handlers that were there before ours, newest first. One of them may be Python's faulthandler,
+ * which puts back what it had found (perhaps ours), reports, and raises the signal again: whoever is asked the second time
+ * for one fault is the next older one, and at the end the system's default. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine.h"
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
+FAULT_LOCAL struct guard *guard_top;
+
+/* ---- the handler ---- */
+
+enum { BEFORE_MAX = 16 };
+static struct sigaction before[BEFORE_MAX];          /* oldest first; only added to */
+static _Atomic uint32_t before_count;
+static pthread_mutex_t before_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* Of the last fault of this thread that was passed on: where, how far down the list, and are we in a handler of it? */
+static FAULT_LOCAL const void *passed_at;
+static FAULT_LOCAL uint32_t passed, passing;
+
+/* Asked again for the same address, whoever was asked last has not mended it. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    bool sent = info->si_code <= 0;
+    const void *p = sent ? NULL : info->si_addr;
+    passed = passing || (p && p == passed_at) ? passed + 1 : 0;
+    passed_at = p;
+    uint32_t count = atomic_load_explicit(&before_count, memory_order_acquire);
+    const struct sigaction *next = passed < count ? &before[count - 1 - passed] : NULL;
+    if (next && next->sa_flags & SA_SIGINFO) {
+        passing++;
+        next->sa_sigaction(number, info, context);
+        passing--;
+    } else if (next && next->sa_handler != SIG_IGN) {
+        passing++;
+        next->sa_handler(number);
+        passing--;
+    } else if (!next || !sent) {
+        os_die_of_fault(sent);
+    }
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    struct guard *g = guard_top;
+    uint64_t offset;
+    if (g && info->si_code > 0 && (map_holds(g->s, info->si_addr, &offset) || handle_control(g->s, info->si_addr, &offset))) {
+        g->fault = offset;
+        passed_at = NULL;
+#ifdef __SANITIZE_ADDRESS__
+        __asan_handle_no_return(); /* the frames that are jumped over leave nothing poisoned */
+#endif
+        __builtin_longjmp(g->jump, 1);
+    }
+    /* Sent by this thread, in a guard: by a handler that was put before ours, did not know better, and has gone. The fault
+     * repeats when it returns, and comes here. */
+    if (g && !passing && info->si_code == SI_TKILL && info->si_pid == (pid_t)os_pid()) return;
+    pass_on(number, info, context);
+}
+
+/* Install the handler, or put it first again: others come and go after us. */
+void faults_catch(void)
+{
+    struct sigaction was;
+    pthread_mutex_lock(&before_mutex);
+    os_catch_faults(on_fault, &was);
+    uint32_t count = atomic_load_explicit(&before_count, memory_order_relaxed);
+    const struct sigaction *last = count ? &before[count - 1] : NULL;
+    bool ours = was.sa_flags & SA_SIGINFO && was.sa_sigaction == on_fault;
+    bool none = !(was.sa_flags & SA_SIGINFO) && was.sa_handler == SIG_DFL;
+    bool same = last && last->sa_flags == was.sa_flags && last->sa_handler == was.sa_handler;
+    if (!ours && !none && !same && count < BEFORE_MAX) {
+        before[count] = was;
+        atomic_store_explicit(&before_count, count + 1, memory_order_release); /* pairs with the load in pass_on */
+    }
+    pthread_mutex_unlock(&before_mutex);
+}
+
+/* In a child, where the thread that was in there does not exist. */
+void faults_forked(void) { pthread_mutex_init(&before_mutex, NULL); }
+
+void mmkv_catch_faults(void) { faults_catch(); }
+
+/* ---- is the file still what was mapped? ---- */
+
+/* The page through which a private copy watches the original. */
+bool handle_control(const mmkv_store *s, const void *p, uint64_t *offset)
+{
+    uint64_t in = (uint64_t)((uintptr_t)p - (uintptr_t)s->shared_control);
+    *offset = FMT_CONTROL_AT + in;
+    return s->shared_control && in < sizeof *s->shared_control;
+}
+
+static int truncated(mmkv_store *s)
+{
+    uint64_t length = 0;
+    os_length(file_of(s), &length);
+    s->truncated = true; /* for good: what was cut off does not come back when the file grows again */
+    s->wary = true;
+    return fail(MMKV_CORRUPT, length, "the file was truncated while in use, to %llu bytes", (unsigned long long)length);
+}
+
+int handle_whole(mmkv_store *s)
+{
+    uint64_t length, mapped = atomic_load_explicit(&s->mapped, memory_order_acquire);
+    if (s->truncated) return truncated(s);
+    if (s->private_) return 0;
+    int rc = os_length(file_of(s), &length);
+    if (rc) return 0; /* out of reach, which the mapping survives */
+    return length < mapped || length < load(&control_of(s)->file_length) ? truncated(s) : 0;
+}
+
+int handle_refuses(mmkv_store *s)
+{
+    if (s->truncated) return truncated(s);
+    if (!s->shared_control || load_acquire(&s->shared_control->attach_count) == s->attach_seen) return 0;
+    return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
+}
+
+/* ---- after the jump ---- */
+
+/* What happened, as the failure of this thread. */
+static int explain(const struct guard *g)
+{
+    mmkv_store *s = g->s;
+    uint64_t length;
+    uint64_t needed = s->private_ ? g->fault + 1 : atomic_load_explicit(&s->mapped, memory_order_acquire);
+    if (!os_length(file_of(s), &length) && (length <= g->fault || length < needed)) return truncated(s);
+    errno = EIO;
+    return fail_os("the disk failed to read a page of the file, or has no room for one");
+}
+
+static bool leads(mmkv_store *s, const uint32_t *word) { return offset_of(s, word) < FMT_ALLOCATOR_AT; }
+
+/* The operation on whatever a lock word of the map locks, if it is not the checkpoint lock, whose holder leaves nothing. */
+static void operation_of(mmkv_store *s, const uint32_t *word, struct op *op)
+{
+    uint64_t offset = offset_of(s, word);
+    struct fmt_allocator *p = allocator_of(s);
+    op->sh = NULL;
+    if (offset < FMT_SHARDS_AT) {
+        op_open(op, s, &p->l, &p->log, 0);
+    } else {
+        op->shard = (uint32_t)((offset - FMT_SHARDS_AT) / sizeof(struct fmt_shard));
+        op->sh = shard_of(s, op->shard);
+        op_open(op, s, &op->sh->l, &op->sh->log, 0);
+    }
+}
+
+static int undo(struct op *op)
+{
+    return load(op->sh ? &op->sh->failed : &allocator_of(op->s)->failed) ? 0 : op->sh ? op_rollback(op) : pages_undo(op);
+}
+
+static int give_up(struct op *op)
+{
+    if (load(&op->log->count) || load(&op->l->version) & 1) op_fail(op);
+    return 0;
+}
+
+static int let_go(mmkv_store *s, uint32_t *word)
+{
+    if (leads(s, word)) checkpoint_unlock(s);
+    else if (__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS) os_wake(word, 1); /* as unlock_word does */
+    return 0;
+}
+
+/* An extent that a value was to have: published (1), or given back. */
+static int drop_reservation(mmkv_store *s, uint64_t *word)
+{
+    if (load(word) == 1) store_release(word, 0);
+    return pages_give(s, word, 0);
+}
+
+/* Each step in a guard of its own: it touches the map, whose pages may be gone. A guard there holds fewer locks than this
+ * one, the allocator's at most, so this ends. */
+static void unwind(struct guard *g)
+{
+    mmkv_store *s = g->s;
+    struct op op;
+    while (g->held_count) {
+        struct held *last = &g->held[g->held_count - 1];
+        uint32_t *word = last->word + (size_t)(last->shards - 1) * SHARD_STRIDE;
+        if (!leads(s, word)) {
+            operation_of(s, word, &op);
+            if (GUARDED(s, undo(&op))) GUARDED(s, give_up(&op));
+        }
+        GUARDED(s, let_go(s, word));
+        if (!--last->shards) g->held_count--;
+    }
+    if (g->reserved) GUARDED(s, drop_reservation(s, g->reservation)); /* if not, whoever settles the slot does it */
+    if (g->copied) free(g->scratch);
+}
+
+int guard_fault(void)
+{
+    struct guard *g = guard_top;
+    int code = explain(g);
+    mmkv_failure kept = *mmkv_failure_get();
+    unwind(g);
+    fail_again(&kept);
+    return code;
+}
