@@ -5,11 +5,13 @@ Each test runs in a process of its own, since what must not happen is its death.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -348,6 +350,64 @@ def test_every_page_in_turn_cannot_be_read(tmp_path: Path, rng: random.Random) -
 def _made(path: Path) -> Path:
     run_python("import sys, mmkv; mmkv.open(sys.argv[1], shards=8).close()", path)
     return path
+
+
+@pytest.fixture
+def shrinking_disk(tmp_path: Path) -> Iterator[tuple[Path, Path, str]]:
+    """A file system on a loop device: where it is mounted, the file behind it, which may be cut off, and the device."""
+    image, mounted = tmp_path / "image", tmp_path / "mounted"
+    mounted.mkdir()
+    image.touch()
+    os.truncate(image, 64 << 20)
+    device = ""
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        attach = ["losetup", "--find", "--show", str(image)]
+        device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(["mount", device, str(mounted)], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        if device:
+            subprocess.run(["losetup", "--detach", device], check=True)
+        pytest.skip("needs the right to mount a loop device")
+    yield mounted, image, device
+    subprocess.run(["umount", str(mounted)], check=True)
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_disk_that_fails_to_read(shrinking_disk: tuple[Path, Path, str], route: dict[str, str]) -> None:
+    """A real one: the device ends before the file does. What can be read is served, in every mode."""
+    mounted, image, device = shrinking_disk
+    path = mounted / "store.mmkv"
+    run(
+        """
+        with mmkv.open(sys.argv[1]) as db:
+            for i in range(10000):
+                db[b"%d" % i] = b"x" * 200
+            for i in range(10):
+                db[b"long%d" % i] = bytes([i]) * 3_000_000
+        """,
+        path,
+    )
+    subprocess.run(["umount", str(mounted)], check=True)
+    subprocess.run(["mount", device, str(mounted)], check=True)  # nothing of it is in memory any more
+    os.truncate(image, 24 << 20)
+    subprocess.run(["losetup", "--set-capacity", device], check=True)
+    out = run(
+        """
+        for mode in "wrp":
+            db = mmkv.open(sys.argv[1], mode)
+            for i in range(10000):
+                assert db[b"%d" % i] == b"x" * 200
+            long = [outcome(lambda: db[b"long%d" % i]) for i in range(10)]
+            assert set(long) == {"ok", "OSError"}, long
+            assert outcome(db.verify) == "OSError"
+            assert outcome(db.close) == "ok"
+            print(mode)
+        """,
+        path,
+        environment=route,
+    )
+    assert out.split() == ["w", "r", "p"]
 
 
 def test_what_cannot_be_rolled_back_is_shut_until_recovery(tmp_path: Path, route: dict[str, str]) -> None:
