@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import mmkv
 from benchmarks import __main__ as command_line
-from benchmarks import checkpoints, compare, report, runner
+from benchmarks import builds, checkpoints, compare, report, runner
 from benchmarks.adapters import ADAPTERS
 from benchmarks.data import Data, KeyObjects, Sizes
 from benchmarks.results import CPU_METRIC, Results, Sample
@@ -138,6 +139,14 @@ def test_show_judges_a_saved_result(everything: Results, tmp_path: Path, capsys:
     target.write_text(json.dumps({"format": 99}))
     with pytest.raises(SystemExit):
         command_line.main(["show", str(target)])
+
+
+def test_builds_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    here = str(Path(mmkv.__file__).parent.parent)
+    assert builds.main([here, here, "--pairs", "1", "--rounds", "2", "--records", "200"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(builds.WORKLOADS)
+    assert all(float(line.split()[2].rstrip(",")) > 0 for line in lines)
 
 
 @pytest.mark.parametrize("command", [["flush", "--mib", "1", "--records", "500"], ["group", "--processes", "2"]])
