@@ -2,7 +2,7 @@
 
     python -m benchmarks.builds OLD NEW [--pairs N] [--rounds N] [--records N]
 
-OLD and NEW are checkouts with the extension built in place (or directories with mmkv installed). A pair is a process of each, which takes turns with the
+OLD and NEW are checkouts with the extension built in place. A pair is a process of each, which takes turns with the
 other; a pair's ratio is of the two first quartiles over its rounds, above 1 when NEW is faster. Pairs differ, by where
 code and data happen to lie, more than the rounds of one do: what counts is the median over the pairs.
 """
@@ -68,7 +68,7 @@ def run_pair(trees: list[str], store: Path, records: int, rounds: int) -> dict[s
                 session.stdin.write(workload + "\n")
                 session.stdin.flush()
                 times[number].append(float(session.stdout.readline()))
-        old, new = (statistics.quantiles(each)[0] for each in times)
+        old, new = (statistics.quantiles(each, method="inclusive")[0] for each in times)
         ratios[workload] = old / new
     for session in sessions:
         session.communicate()
