@@ -285,6 +285,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
     if (!any_file_system && !os_file_system_is_local(s->fd, name, sizeof name))
         return fail(MMKV_INVALID, 0, "the file system (%s) is not known to share mapped files coherently; "
                     "set any_file_system to use it at your own risk", name);
+    s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;
     if ((rc = os_lock(s->fd, FMT_LOCK_ATTACH, 1, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
     if ((rc = os_length(s->fd, &physical))) goto out;

@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
  * Layers, each knowing only those below: entry.c | store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c |
- * index.c heap.c | record.c pages.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
  * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
@@ -22,6 +22,7 @@ enum {
     COPY_MAX_UNDER_LOCK = 32768, /* bytes; longer copies happen with no lock held (DESIGN section 3, R27) */
     READ_TRIES = 64,             /* optimistic reads before the lock is taken */
     INTERRUPTIBLE = 0x100,       /* flag of lock_word: a signal ends the wait with MMKV_INTERRUPTED */
+    NO_GROWTH = 0x200,           /* flag of pages_take: MMKV_FULL, without more words, rather than a longer file */
     LOCK_NAP_MS = 50             /* a waiter asks this often whether the owner is alive */
 };
 
@@ -45,6 +46,7 @@ struct mmkv_store {
     bool verify_reads;           /* reads ask for checksums */
     bool wary;                   /* every operation has to ask handle_refuses first: mode "p", or truncated */
     bool truncated;              /* found shorter than it was mapped; for good */
+    bool whole_extents;          /* the file system gives back only whole reservations, see holes.c */
     uint64_t max_size;
     uint32_t lock_timeout_ms;
     /* Rarely used. */
@@ -156,8 +158,9 @@ int os_set_length(int fd, uint64_t length);
 int os_read(int fd, void *buffer, size_t length, uint64_t offset, size_t *got);
 int os_write(int fd, const void *buffer, size_t length, uint64_t offset);
 int os_allocate(int fd, uint64_t offset, uint64_t length);
-int os_punch(int fd, uint64_t offset, uint64_t length);
+int os_punch(int fd, uint64_t offset, uint64_t length);                  /* MMKV_NOT_FOUND: the file system cannot */
 int os_no_copy_on_write(int fd);
+bool os_frees_whole_extents(int fd);
 bool os_file_system_is_local(int fd, char *name, size_t capacity);
 int os_identity(int fd, struct identity *identity);
 bool os_same_file(int fd, const struct identity *identity);
@@ -352,7 +355,13 @@ void zone_entry_write(mmkv_store *s, uint64_t i, uint64_t offset, uint64_t pages
 uint64_t next_bit(const uint64_t *bits, uint64_t from, uint64_t end, bool value);
 void bits_set(uint64_t *bits, uint64_t from, uint64_t count, bool value);
 static inline bool bit_get(const uint64_t *bits, uint64_t i) { return load(&bits[i >> 6]) >> (i & 63) & 1; }
+static inline uint64_t bitmap_words(uint64_t pages) { return (pages + 63) / 64; }
 static inline uint64_t pages_of(uint64_t bytes) { return (bytes + FMT_PAGE - 1) >> FMT_PAGE_SHIFT; }
+
+/* ---- holes.c: space given back and reserved again ---- */
+int holes_fill(mmkv_store *s, struct zone *zone, uint64_t page, uint64_t pages);
+int holes_punch(struct op *a);                       /* the allocator's lock is let go now and then */
+int holes_punch_marked(mmkv_store *s);
 
 /* ---- heap.c: chunks and blocks ---- */
 struct block { uint64_t offset, chunk; uint32_t number; }; /* chunk 0: an extent of its own, `offset` its first byte */

@@ -503,7 +503,11 @@ int index_merge(struct op *op, uint64_t hash)
         uint64_t stays = here ? offset : buddy, goes = here ? buddy : offset;
         if (count <= DIRECTORY_WORDS_LOGGED) return publish_kept(op, kept, prefix & ~bit, first_word, count, stays | (depth - 1), goes);
     }
-    if ((rc = take_page(op, 0, 1, &new))) return rc;
+    unsigned flags = op->flags;
+    op->flags |= NO_GROWTH; /* removing must not make the file longer */
+    rc = take_page(op, 0, 1, &new);
+    op->flags = flags;
+    if (rc) return rc;
     struct fmt_table *to[2];
     if (!(to[0] = to[1] = at(op->s, new, FMT_PAGE))) return fail(MMKV_CORRUPT, new, "the allocator gave an extent outside the file");
     table_format(to[0], prefix & ~bit, depth - 1, op->shard);

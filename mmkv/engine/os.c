@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -19,6 +20,8 @@
 #include <unistd.h>
 
 #include "engine.h"
+
+enum { ALLOCATE_MIN = 1 << 20 };
 
 /* ---- files ---- */
 
@@ -31,13 +34,15 @@ int os_open(const char *path, bool write, int *fd)
         return fail_os("open");
     }
     struct stat st;
-    if (fstat(*fd, &st)) { int rc = fail_os("fstat"); os_close(*fd); return rc; }
-    if (!S_ISREG(st.st_mode)) {
+    int rc = 0;
+    if (fstat(*fd, &st)) rc = fail_os("fstat");
+    else if (S_ISDIR(st.st_mode)) { errno = EISDIR; rc = fail_os("open"); }
+    else if (!S_ISREG(st.st_mode)) rc = fail(MMKV_NOT_A_STORE, 0, "not a regular file");
+    if (rc) {
         os_close(*fd);
-        if (S_ISDIR(st.st_mode)) { errno = EISDIR; return fail_os("open"); }
-        return fail(MMKV_NOT_A_STORE, 0, "not a regular file");
+        *fd = -1; /* the number may be another thread's file by the time the handle is cleared away */
     }
-    return 0;
+    return rc;
 }
 
 /* The directory part of a path, for O_TMPFILE and for making a name durable. */
@@ -72,8 +77,12 @@ int os_create(const char *path, uint32_t permissions, int *fd, char **name)
             *fd = open(*name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, permissions & 07777);
     }
     if (!rc && *fd < 0) rc = fail_os("create");
-    if (!rc && fchmod(*fd, permissions & 07777)) { rc = fail_os("fchmod"); os_close(*fd); } /* whatever the umask */
-    if (rc) os_discard(*name);
+    if (!rc && fchmod(*fd, permissions & 07777)) rc = fail_os("fchmod"); /* whatever the umask */
+    if (rc) {
+        os_close(*fd);
+        *fd = -1;
+        os_discard(*name);
+    }
     free(directory);
     return rc;
 }
@@ -171,15 +180,31 @@ int os_write(int fd, const void *buffer, size_t length, uint64_t offset)
     return 0;
 }
 
+/* Going past the limit on the size of files is an error, never the signal SIGXFSZ, which kills a process that has not
+ * arranged for it (Python ignores it, its host may not). */
+static int within_limit(uint64_t end)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur == RLIM_INFINITY || end <= limit.rlim_cur) return 0;
+    errno = EFBIG;
+    return fail_os("reserve space");
+}
+
 /* fallocate(2) itself: glibc's posix_fallocate leaves the file longer when it fails. Where the file system has none,
- * zeros are written, which reserves just as well. */
+ * zeros are written, which reserves just as well. A signal makes tmpfs give up and undo, so that a timer could keep a
+ * long piece from ever being done: then it is tried in shorter ones. */
 int os_allocate(int fd, uint64_t offset, uint64_t length)
 {
-    int rc;
-    do rc = fallocate(fd, 0, (off_t)offset, (off_t)length);
-    while (rc && errno == EINTR);
-    if (!rc) return 0;
-    if (errno != EOPNOTSUPP) return fail_os("reserve space");
+    int rc = within_limit(offset + length);
+    if (rc) return rc;
+    for (uint64_t done = 0, piece = length; done < length;) {
+        if (piece > length - done) piece = length - done;
+        if (!fallocate(fd, 0, (off_t)(offset + done), (off_t)piece)) done += piece;
+        else if (errno == EINTR) piece = piece / 2 > ALLOCATE_MIN ? piece / 2 : ALLOCATE_MIN;
+        else if (errno == EOPNOTSUPP) break;
+        else return fail_os("reserve space");
+        if (done == length) return 0;
+    }
     static const char zeros[65536];
     for (uint64_t done = 0; done < length;) {
         size_t n = length - done < sizeof zeros ? (size_t)(length - done) : sizeof zeros;
@@ -194,7 +219,7 @@ int os_punch(int fd, uint64_t offset, uint64_t length)
     int rc;
     do rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
     while (rc && errno == EINTR);
-    return rc ? fail_os("punch hole") : 0;
+    return !rc ? 0 : errno == EOPNOTSUPP ? MMKV_NOT_FOUND : fail_os("punch hole");
 }
 
 /* On btrfs space reserved is space reserved only for files that do not copy on write (R12). Elsewhere: no effect. */
@@ -209,6 +234,13 @@ int os_no_copy_on_write(int fd)
         }
     }
     return 0;
+}
+
+/* btrfs keeps what one fallocate() reserved until all of it has been given up. */
+bool os_frees_whole_extents(int fd)
+{
+    struct statfs fs;
+    return !fstatfs(fd, &fs) && fs.f_type == BTRFS_SUPER_MAGIC;
 }
 
 bool os_file_system_is_local(int fd, char *name, size_t capacity)
@@ -311,8 +343,9 @@ int os_map_page(int fd, uint64_t offset, void **page)
 {
     uint64_t start = offset / os_map_page_size() * os_map_page_size();
     *page = mmap(NULL, os_map_page_size(), PROT_READ, MAP_SHARED, fd, (off_t)start);
-    if (*page == MAP_FAILED) return fail_os("mmap");
-    return 0;
+    if (*page != MAP_FAILED) return 0;
+    *page = NULL; /* nothing to be unmapped by whoever clears away */
+    return fail_os("mmap");
 }
 
 void os_unmap(void *address, uint64_t length)
@@ -379,6 +412,7 @@ int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *g
         if (!rc && !fork_shares && madvise(*page, os_map_page_size(), MADV_DONTFORK)) {
             rc = fail_os("madvise");
             os_unmap(*page, os_map_page_size());
+            *page = NULL;
         }
     }
     os_close(own);

@@ -9,7 +9,7 @@
  * an intent: while the log is not empty, rollback sets all of the extent's bits back to what they were. */
 #include "engine.h"
 
-enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, PUNCH_PAGES_MAX = 1024, PUNCH_RUN_MIN = 16, KEEP_MIN = 64, RESERVE_AHEAD = 256 };
+enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64 };
 
 /* ---- bits ---- */
 
@@ -36,33 +36,40 @@ uint64_t next_bit(const uint64_t *bits, uint64_t from, uint64_t end, bool value)
     return end;
 }
 
-/* A run of 1 << order free pages at a multiple of its length, or `end`. */
-static uint64_t find_aligned(const uint64_t *bits, uint64_t from, uint64_t end, uint32_t order)
+/* The free pages of 64; `backed`: those that are no holes. */
+static uint64_t free_word(const struct zone *zone, uint64_t word, bool backed)
+{
+    return load(&zone->free[word]) & (backed ? ~load(&zone->holes[word]) : ~0ull);
+}
+
+/* A run of 1 << order free pages at a multiple of its length, or the zone's end. */
+static uint64_t find_aligned(const struct zone *zone, uint64_t from, uint32_t order, bool backed)
 {
     static const uint64_t starts[] = { ~0ull, 0x5555555555555555ull, 0x1111111111111111ull, 0x0101010101010101ull,
                                        0x0001000100010001ull };
-    for (uint64_t i = from & ~63ull; i < end; i += 64) {
-        uint64_t w = load(&bits[i >> 6]);
+    for (uint64_t i = from & ~63ull; i < zone->pages; i += 64) {
+        uint64_t w = free_word(zone, i >> 6, backed);
         for (uint32_t k = 0; k < order; k++) w &= w >> (1u << k);
         w &= starts[order];
         if (w) return i + (uint64_t)__builtin_ctzll(w);
     }
-    return end;
+    return zone->pages;
 }
 
-static uint64_t find_run(const uint64_t *bits, uint64_t from, uint64_t end, uint64_t pages)
+static uint64_t find_run(const struct zone *zone, uint64_t from, uint64_t pages, bool backed)
 {
-    for (uint64_t i = next_bit(bits, from, end, true); i < end;) {
-        uint64_t stop = next_bit(bits, i, i + pages < end ? i + pages : end, false);
-        if (stop - i >= pages) return i;
-        i = next_bit(bits, stop, end, true);
+    uint64_t end = zone->pages;
+    for (uint64_t i = next_bit(zone->free, from, end, true); i < end;) {
+        uint64_t stop = next_bit(zone->free, i, i + pages < end ? i + pages : end, false);
+        uint64_t hole = backed ? next_bit(zone->holes, i, stop, true) : stop;
+        if (hole - i >= pages) return i;
+        i = next_bit(zone->free, hole < stop ? next_bit(zone->holes, hole, end, false) : stop, end, true);
     }
     return end;
 }
 
 /* ---- zones ---- */
 
-static uint64_t bitmap_words(uint64_t pages) { return (pages + 63) / 64; }
 static uint64_t extents_at(uint64_t pages) { return (2 * 8 * bitmap_words(pages) + 63) & ~63ull; }
 static uint64_t zone_overhead(uint32_t kind, uint64_t pages)
 {
@@ -332,6 +339,22 @@ out:
 
 /* ---- taking ---- */
 
+/* Reserve the space of a zone, or none at all: what a failed attempt may have got is for others to use. A file system
+ * that gives back only whole reservations must not have the zone's own pages in one with the rest, see holes.c. */
+static int reserve_zone(mmkv_store *s, uint32_t kind, uint64_t offset, uint64_t pages, uint64_t physical)
+{
+    uint64_t own = s->whole_extents ? zone_overhead(kind, pages) * FMT_PAGE : 0;
+    if (s->private_) return 0;
+    int rc = own ? os_allocate(file_of(s), offset, own) : 0;
+    if (!rc) rc = os_allocate(file_of(s), offset + own, pages * FMT_PAGE - own);
+    if (rc) {
+        mmkv_failure kept = *mmkv_failure_get();
+        os_set_length(file_of(s), physical); /* nobody maps what lies beyond control->file_length */
+        fail_again(&kept);
+    }
+    return rc;
+}
+
 /* Make the file longer by a zone that holds an extent of `pages`. The steps, and what a SIGKILL after each leaves:
  * reserve space (a longer file, which the next growth uses); publish the length (the same); format the zone (bytes past
  * the last zone); publish the zone. */
@@ -341,6 +364,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     struct fmt_control *control = control_of(s);
     struct fmt_allocator *p = allocator_of(s);
     uint64_t offset = zones_end(s), limit = s->max_size ? s->max_size : 1ull << 47, physical = 0;
+    if (a->flags & NO_GROWTH) return MMKV_FULL;
     if (a->flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
     if (p->zone_count >= FMT_ZONES) return fail(MMKV_FULL, 0, "the zone table is full");
     uint64_t least = pages + 1, step = offset * 3 / 200 / FMT_PAGE; /* 1.5 % of the file (R42) */
@@ -355,14 +379,9 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     if (limit - offset < want * FMT_PAGE) want = least;
     int rc = os_length(file_of(s), &physical);
     if (rc) return rc;
-    if (!s->private_) {
-        if (physical < offset) return handle_whole(s); /* longer again it would only hide what is missing */
-        if ((rc = os_allocate(file_of(s), offset, want * FMT_PAGE)) && want > least) {
-            want = least;
-            rc = os_allocate(file_of(s), offset, want * FMT_PAGE);
-        }
-        if (rc) return rc;
-    }
+    if (!s->private_ && physical < offset) return handle_whole(s); /* longer again it would only hide what is missing */
+    if ((rc = reserve_zone(s, kind, offset, want, physical)) && want > least) rc = reserve_zone(s, kind, offset, want = least, physical);
+    if (rc) return rc;
     if (offset + want * FMT_PAGE > control->file_length) {
         begin(a);
         set(a, &control->file_length, offset + want * FMT_PAGE);
@@ -386,14 +405,15 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     return 0;
 }
 
-static uint64_t search(struct op *a, struct zone *zone, uint64_t pages, bool aligned)
+static uint64_t search(struct op *a, struct zone *zone, uint64_t pages, bool aligned, bool backed)
 {
     struct fmt_zone_state *state = zone_state_of(a->s, zone->number);
     if (state->free < pages || state->run_max < pages) return zone->pages;
     uint64_t from = state->hint < zone->first ? zone->first : state->hint;
-    uint64_t page = aligned ? find_aligned(zone->free, from, zone->pages, (uint32_t)__builtin_ctzll(pages))
-                            : find_run(zone->free, from, zone->pages, pages);
+    uint64_t page = aligned ? find_aligned(zone, from, (uint32_t)__builtin_ctzll(pages), backed)
+                            : find_run(zone, from, pages, backed);
     if (page >= zone->pages || page + pages > zone->pages) {
+        if (backed) return zone->pages; /* says nothing of how long the free runs are */
         uint64_t run_max = aligned ? 2 * pages - 2 : pages - 1; /* no longer run can hide */
         if (run_max < state->run_max) {
             begin(a);
@@ -406,7 +426,7 @@ static uint64_t search(struct op *a, struct zone *zone, uint64_t pages, bool ali
 }
 
 /* A free run of `pages` in some zone of the kind; the last zone that had one is asked first. */
-static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, struct zone *zone, uint64_t *page)
+static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, bool backed, struct zone *zone, uint64_t *page)
 {
     struct fmt_allocator *p = allocator_of(a->s);
     uint64_t count = p->zone_count, last = p->last_zone[kind];
@@ -416,7 +436,7 @@ static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, struc
         if (i >= count || (k && i == last) || zone_of(a->s, i)->kind != kind || zone_state_of(a->s, i)->free < pages) continue;
         int rc = zone_get(a->s, i, zone);
         if (rc) return rc;
-        if ((*page = search(a, zone, pages, aligned)) < zone->pages) {
+        if ((*page = search(a, zone, pages, aligned, backed)) < zone->pages) {
             if (i != last) store(&p->last_zone[kind], i); /* a hint, not worth a log entry */
             return 0;
         }
@@ -424,18 +444,33 @@ static int find(struct op *a, uint32_t kind, uint64_t pages, bool aligned, struc
     return MMKV_NOT_FOUND;
 }
 
-/* Reserve an extent's space again, and with it that of the free pages behind it, since more will be wanted. */
-static int fill_holes(mmkv_store *s, struct zone *zone, uint64_t page, uint64_t pages)
+/* A free run whose space is reserved. The longest of wanted, wanted / 2, ... least comes first, aligned, or if `least` is 0
+ * just `wanted`; a new zone last. When the disk has no room for holes, some other run may still have its space. */
+static int find_or_grow(struct op *a, uint32_t kind, uint64_t wanted, uint64_t least, struct zone *zone, uint64_t *page, uint64_t *pages)
 {
-    uint64_t end = page + pages, most = end + RESERVE_AHEAD < zone->pages ? end + RESERVE_AHEAD : zone->pages;
-    end = next_bit(zone->free, end, next_bit(zone->holes, end, most, false), false);
-    if (!s->private_ && os_allocate(file_of(s), zone->offset + page * FMT_PAGE, (end - page) * FMT_PAGE)) {
-        end = page + pages; /* a nearly full disk: only what is needed */
-        int rc = os_allocate(file_of(s), zone->offset + page * FMT_PAGE, pages * FMT_PAGE);
-        if (rc) return rc;
+    struct fmt_allocator *p = allocator_of(a->s);
+    bool aligned = least != 0, backed = false;
+    mmkv_failure full;
+    for (;;) {
+        int rc;
+        for (*pages = wanted; (rc = find(a, kind, *pages, aligned, backed, zone, page)) == MMKV_NOT_FOUND && aligned && *pages > least;)
+            *pages /= 2;
+        if (!rc) {
+            if (next_bit(zone->holes, *page, *page + *pages, true) == *page + *pages) return 0;
+            if (a->flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+            if ((rc = holes_fill(a->s, zone, *page, *pages)) != MMKV_FULL) return rc;
+            full = *mmkv_failure_get();
+            backed = true;
+            continue;
+        }
+        if (rc != MMKV_NOT_FOUND) return rc;
+        /* Rather than grow, collect what is durable; then look again, then grow. */
+        uint64_t before = p->free_pages;
+        if ((rc = harvest(a, HARVEST_PER_BATCH))) return rc;
+        if (p->free_pages != before) continue;
+        if (backed) { fail_again(&full); return MMKV_FULL; }
+        if ((rc = grow(a, kind, wanted))) return rc;
     }
-    bits_set(zone->holes, page, end - page, false);
-    return 0;
 }
 
 /* Take an extent and note it in `word`. Heap: the descriptor says how long it is and that it is unborn. With `least` the
@@ -446,28 +481,13 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
     struct op a;
     struct zone zone;
     uint64_t page = 0, pages = *wanted;
-    bool aligned = least != 0;
     if (pages > UINT32_MAX - 65536) return fail(MMKV_INVALID, 0, "an extent of %llu pages is too long", (unsigned long long)pages);
     int rc = pages_lock(s, &a, flags);
     if (rc) return rc;
     struct fmt_allocator *p = allocator_of(s);
     if ((rc = finish_harvest(&a)) || (rc = harvest(&a, HARVEST_PER_TAKE))) goto out;
-    for (;;) {
-        for (pages = *wanted; (rc = find(&a, kind, pages, aligned, &zone, &page)) == MMKV_NOT_FOUND && aligned && pages > least;)
-            pages /= 2;
-        if (!rc) break;
-        if (rc != MMKV_NOT_FOUND) goto out;
-        /* Rather than grow, collect what is durable; then look again, then grow. */
-        uint64_t before = p->free_pages;
-        if ((rc = harvest(&a, HARVEST_PER_BATCH))) goto out;
-        if (p->free_pages == before && (rc = grow(&a, kind, *wanted))) goto out;
-    }
+    if ((rc = find_or_grow(&a, kind, *wanted, least, &zone, &page, &pages))) goto out;
     *wanted = pages;
-    uint64_t hole = next_bit(zone.holes, page, page + pages, true);
-    if (hole < page + pages) {
-        if (flags & MMKV_NO_WAIT) { rc = MMKV_WOULD_BLOCK; goto out; }
-        if ((rc = fill_holes(s, &zone, page, pages))) goto out;
-    }
     struct fmt_zone_state *state = zone_state_of(s, zone.number);
     *offset = zone.offset + page * FMT_PAGE;
     begin(&a);
@@ -516,42 +536,6 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
 
 /* ---- after a checkpoint ---- */
 
-/* Give free runs back to the file system until no more than an eighth of what is used is kept for quick reuse. */
-static int punch(struct op *a)
-{
-    mmkv_store *s = a->s;
-    struct fmt_allocator *p = allocator_of(s);
-    uint64_t idle = 0, total = 0;
-    struct zone zone;
-    int rc;
-    if (p->free_pages <= KEEP_MIN) return 0; /* nothing to be found by looking */
-    for (uint64_t i = 0; i < p->zone_count; i++) {
-        if ((rc = zone_get(s, i, &zone))) return rc;
-        total += zone.pages;
-        for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
-            idle += (uint64_t)__builtin_popcountll(load(&zone.free[w]) & ~load(&zone.holes[w]));
-    }
-    uint64_t used = total - p->free_pages, keep = used / 8 > KEEP_MIN ? used / 8 : KEEP_MIN;
-    for (uint64_t i = p->zone_count; i-- > 0 && idle > keep;) { /* from the end, so that what stays is at the front */
-        if ((rc = zone_get(s, i, &zone))) return rc;
-        for (uint64_t from = zone.first; from < zone.pages && idle > keep;) {
-            uint64_t start = next_bit(zone.free, from, zone.pages, true), most = start + PUNCH_PAGES_MAX;
-            uint64_t end = next_bit(zone.free, start, most < zone.pages ? most : zone.pages, false), backed = 0;
-            for (uint64_t q = start; q < end; q++) backed += !bit_get(zone.holes, q);
-            if (backed && end - start >= PUNCH_RUN_MIN) {
-                bits_set(zone.holes, start, end - start, true); /* first: a hole marked but not punched does no harm */
-                if (os_punch(file_of(s), zone.offset + start * FMT_PAGE, (end - start) * FMT_PAGE)) return 0; /* not offered here */
-                idle -= backed;
-                /* let others in between punches */
-                pages_unlock(a);
-                if ((rc = pages_lock(s, a, a->flags))) return rc;
-            }
-            from = end > start ? end : start + 1;
-        }
-    }
-    return 0;
-}
-
 int pages_settle(mmkv_store *s)
 {
     struct op a;
@@ -566,7 +550,7 @@ int pages_settle(mmkv_store *s)
     }
     if (s->private_) return 0;
     if ((rc = pages_lock(s, &a, 0))) return rc;
-    rc = punch(&a);
+    rc = holes_punch(&a);
     if (rc != MMKV_LOCK_TIMEOUT) pages_unlock(&a);
     return rc;
 }

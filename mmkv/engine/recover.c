@@ -233,6 +233,7 @@ int recover(mmkv_store *s)
                     (unsigned long long)slot.record_count, (unsigned long long)r.count,
                     r.count == slot.record_count ? " with another sum" : "");
     for (uint32_t i = 0; i < s->shard_count; i++) shard_of(s, i)->epoch = slot.epoch;
+    if ((rc = holes_punch_marked(s))) return rc;
     /* The ghosts' end must be on disk before the next slot is. */
     return checkpoint_flush(s, base_of(s), slot.file_length);
 }
