@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import mmkv
+from tests.full.content import Content
 from tests.full.disks import IMAGE_BYTES, MIB, Disk, Mounts
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Iterator[Mounts]:
+def mounts() -> Iterator[Mounts]:
     """Mount what you like; it is unmounted when the test is over, failed or not."""
-    mounts = Mounts(tmp_path)
+    mounts = Mounts()
     try:
         yield mounts
     finally:
@@ -30,7 +34,23 @@ def make_disk(mounts: Mounts) -> Callable[..., Disk]:
     return make
 
 
-@pytest.fixture(params=IMAGE_BYTES)
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind == "btrfs" else kind for kind in IMAGE_BYTES]
+)
 def disk(request: pytest.FixtureRequest, make_disk: Callable[..., Disk]) -> Disk:
     """24 MiB of each kind of file system in turn."""
     return make_disk(request.param)
+
+
+@pytest.fixture
+def open_content(rng: random.Random, mounts: Mounts) -> Iterator[Callable[..., Content]]:
+    """Open a store with nothing in it yet; closed when the test is over, before its file system goes."""
+    opened: list[Content] = []
+
+    def open_(path: Path, law: str = "all classes", **options: Any) -> Content:
+        opened.append(Content(mmkv.open(path, **options), rng, law))
+        return opened[-1]
+
+    yield open_
+    for content in opened:
+        content.db.close()

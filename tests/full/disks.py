@@ -1,10 +1,12 @@
-"""Small file systems made for one test: on a loop device or in memory, with a file that takes up all but a little room."""
+"""Small file systems made for one test, on a loop device or in memory, with a file that takes up all but a little."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,11 @@ def _run(*command: object) -> None:
 class Mounts:
     """Mounts below one directory; `finish` takes all of them away, in use or not."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self) -> None:
+        # In memory where possible: a full file system forces its journal to the disk again and again.
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="mmkv-disk-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        )
         self._mounted: list[Path] = []
 
     def mount(self, name: str, *arguments: object) -> Path:
@@ -51,6 +56,7 @@ class Mounts:
         """Unmount whatever is still mounted, even what is in use."""
         for where in reversed(self._mounted):
             subprocess.run(["umount", "-l", where], capture_output=True, check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class Disk:
@@ -101,15 +107,13 @@ class Disk:
 
     def fill(self, name: str = "brim") -> None:
         """Take up all that is left, to the last block."""
-        with open(self.directory / name, "wb") as file:
-            for piece in (MIB, 65536, 4096):
-                try:
-                    while True:
-                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
-                except OSError:
-                    continue
+        for piece in (MIB, 65536, 4096):
+            # xfs may have no room for one more inode, and then for little else.
+            with contextlib.suppress(OSError), open(self.directory / name, "ab") as file:
+                while True:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
 
     def remove(self, name: str) -> None:
         """Give back what `leave` or `fill` took."""
-        (self.directory / name).unlink()
+        (self.directory / name).unlink(missing_ok=True)
         os.sync()
