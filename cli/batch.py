@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import mmkv
@@ -42,7 +43,15 @@ class Batch:
         """Store what waits, and make it durable if the last checkpoint was long ago."""
         if not self._pairs:
             return
-        self._store.put_many(self._pairs)
+        try:
+            self._store.put_many(self._pairs)
+        except mmkv.StoreFullError:
+            # Pairs go in one by one, in order: those up to the first that is not there did.
+            for key, value in itertools.takewhile(lambda pair: self._store.get(pair[0]) == pair[1], self._pairs):
+                self.records += 1
+                self.size += len(key) + len(value)
+            self._pairs, self._waiting = [], 0
+            raise
         self.records += len(self._pairs)
         self.size += self._waiting
         self._unsynced += self._waiting

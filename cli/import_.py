@@ -9,8 +9,10 @@ from typing import cast
 
 import click
 
+import mmkv
+
 from .batch import Batch
-from .errors import BadData, Failure, report
+from .errors import BadData, Failure, describe, report
 from .formats import FORMATS, Format, Source, find_import_format
 from .jsonl import JsonLinesSource
 from .opening import open_for_writing
@@ -95,14 +97,19 @@ def _import(store: str, source: Source, prefix: bytes, *, quiet: bool) -> None:
                     batch.put(key, value)
                     if progress.is_due():
                         progress.update(batch.records, batch.size, done=source.position(), total=source.total)
+                batch.flush()
             except BadData:
                 batch.flush()  # all that came before the bad record is kept
                 raise
+            except mmkv.StoreFullError as error:
+                text = (
+                    f"{describe(error)}; {batch.records:,} records are stored, make room and run it again for the rest"
+                )
+                raise Failure(text) from error
             except KeyboardInterrupt:
                 batch.flush()
                 text = f"interrupted; {batch.records:,} records are stored, run it again for the rest"
                 raise KeyboardInterrupt(text) from None
-            batch.flush()
             batch.sync()
     if not quiet:
         report(f"imported {batch.records} records, {batch.size} bytes, skipped {source.skipped}")

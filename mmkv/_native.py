@@ -98,8 +98,11 @@ def _exception(code: int, os_errno: int, offset: int, pid: int, text: str, name:
                 f"{name}: {text or 'the original of this private copy has changed'}; open it again"
             )
         case lib.MMKV_INVALID:
-            text = text.replace("set any_file_system", "set MMKV_ANY_FILE_SYSTEM=1 in the environment")
             return ValueError(f"{name}: {text or 'an argument is out of range'}")
+        case lib.MMKV_FILE_SYSTEM:
+            # Not particular to a store: some files cannot be used where they lie.
+            hint = "if all who use it are on this machine, MMKV_ANY_FILE_SYSTEM=1 in the environment allows it"
+            return OSError(errno.EOPNOTSUPP, f"{text or 'its file system is not fit for a store'}; {hint}", name)
         case lib.MMKV_NO_MEMORY:
             return MemoryError(f"{name}: {text or 'out of memory'}")
         case lib.MMKV_INTERRUPTED:

@@ -274,17 +274,23 @@ static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
     return os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, true, &got);
 }
 
+/* Before anything is written there, too: no store is made where it could not be opened. */
+int attach_check_place(int fd, bool any_file_system)
+{
+    const char *name, *why;
+    if (any_file_system || os_file_system_is_local(fd, &name, &why)) return 0;
+    return fail(MMKV_FILE_SYSTEM, 0, "its file system is %s, %s", name, why);
+}
+
 /* s->fd is open and the superblock has been checked. */
 int attach(mmkv_store *s, int mode, bool any_file_system)
 {
-    char name[64];
     bool got, there = false;
     uint64_t physical;
-    int rc = os_identity(s->fd, &s->identity);
+    int rc = attach_check_place(s->fd, any_file_system);
     if (rc) return rc;
-    if (!any_file_system && !os_file_system_is_local(s->fd, name, sizeof name))
-        return fail(MMKV_INVALID, 0, "the file system (%s) is not known to share mapped files coherently; "
-                    "set any_file_system to use it at your own risk", name);
+    rc = os_identity(s->fd, &s->identity);
+    if (rc) return rc;
     s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;
     if ((rc = os_lock(s->fd, FMT_LOCK_ATTACH, 1, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
@@ -300,6 +306,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
     }
     rc = mode == MMKV_MODE_PRIVATE ? attach_private(s, !there, physical)
        : writer ? attach_writer(s, !there, physical) : attach_reader(s, !there, physical);
+    if (!rc) rc = map_all(s);
 out:;
     int keep = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
     return rc ? rc : keep;

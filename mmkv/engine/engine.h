@@ -1,8 +1,8 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
  * Layers, each knowing only those below: entry.c | store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c |
- * index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
- * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
+ * index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is
+ * called from outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
@@ -161,7 +161,7 @@ int os_allocate(int fd, uint64_t offset, uint64_t length);
 int os_punch(int fd, uint64_t offset, uint64_t length);                  /* MMKV_NOT_FOUND: the file system cannot */
 int os_no_copy_on_write(int fd);
 bool os_frees_whole_extents(int fd);
-bool os_file_system_is_local(int fd, char *name, size_t capacity);
+bool os_file_system_is_local(int fd, const char **name, const char **why);
 int os_identity(int fd, struct identity *identity);
 bool os_same_file(int fd, const struct identity *identity);
 char *os_absolute(const char *path);                 /* NULL if it cannot be told */
@@ -198,6 +198,7 @@ int file_of(mmkv_store *s);                          /* the descriptor to use: s
 int map_open(mmkv_store *s, uint64_t length);
 void map_close(mmkv_store *s);
 int map_more(mmkv_store *s, uint64_t length);
+int map_all(mmkv_store *s);
 uint64_t offset_of(const mmkv_store *s, const void *p); /* the way back */
 bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset);
 
@@ -480,6 +481,7 @@ static inline int write_ready(mmkv_store *s, unsigned flags)
 int store_stats(mmkv_store *s, mmkv_stats *stats);
 int recover(mmkv_store *s);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
+int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
 int detach(mmkv_store *s, int checkpoint);
 void handle_register(mmkv_store *s);                 /* for fork */

@@ -77,7 +77,8 @@ int map_more(mmkv_store *s, uint64_t length)
     uint64_t file_length = load_acquire(&control_of(s)->file_length), actual;
     if (length > file_length || length < FMT_PAGE) return MMKV_CORRUPT;
     if (!s->private_) {
-        if (os_length(file_of(s), &actual)) return MMKV_CORRUPT;
+        int rc = os_length(file_of(s), &actual);
+        if (rc) return rc;
         if (actual < file_length) return handle_whole(s);
     }
     int rc = 0;
@@ -100,6 +101,14 @@ int map_more(mmkv_store *s, uint64_t length)
     }
     pthread_mutex_unlock(&s->map_mutex);
     return rc;
+}
+
+/* Map all that there is. Before a lock is taken: what the system refuses is told as that, and not found out half-way by
+ * at(), which can only say that there is nothing. */
+int map_all(mmkv_store *s)
+{
+    uint64_t length = load_acquire(&control_of(s)->file_length);
+    return likely(length <= atomic_load_explicit(&s->mapped, memory_order_acquire)) ? 0 : map_more(s, length);
 }
 
 /* For the handler of faults too: no lock, no call. A reservation is complete before anybody can follow into it. */

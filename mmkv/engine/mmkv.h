@@ -31,7 +31,8 @@ enum mmkv_code {
     MMKV_NEEDS_RECOVERY = 15,/* a read-only open of a store that only a writer may recover */
     MMKV_IN_USE = 16,        /* a mode that wants to be alone is not */
     MMKV_STALE = 17,         /* a private copy whose original has been opened for writing since */
-    MMKV_STOPPED = 18        /* a progress callback asked to stop */
+    MMKV_STOPPED = 18,       /* a progress callback asked to stop */
+    MMKV_FILE_SYSTEM = 19    /* the file lies where processes may not share it, or space may not stay reserved */
 };
 
 typedef struct mmkv_store mmkv_store;

@@ -243,20 +243,38 @@ bool os_frees_whole_extents(int fd)
     return !fstatfs(fd, &fs) && fs.f_type == BTRFS_SUPER_MAGIC;
 }
 
-bool os_file_system_is_local(int fd, char *name, size_t capacity)
+/* Those known to be of one machine, to share mapped files among its processes, and to keep space that was reserved. Of
+ * overlay the upper layer decides, which the kernel wants to be such a one. *name and *why are for the others. */
+bool os_file_system_is_local(int fd, const char **name, const char **why)
 {
+    static const char apart[] = "which does not show what one machine, or its server, stores to a mapped file to the others at once";
+    static const char untried[] = "on which space cannot be reserved, or has not been seen to stay reserved";
+    static const struct { uint32_t type; const char *name, *why; } known[] = {
+        { 0xEF53, "ext4", NULL }, { 0x58465342, "xfs", NULL }, { 0x9123683E, "btrfs", NULL }, { 0xF2F52010, "f2fs", NULL },
+        { 0x01021994, "tmpfs", NULL }, { 0x794C7630, "overlay", NULL },
+        { 0x6969, "nfs", apart }, { 0xFF534D42, "smb", apart }, { 0xFE534D42, "smb", apart }, { 0x517B, "smb", apart },
+        { 0x65735546, "fuse or virtiofs", apart }, { 0x6A656A63, "virtiofs", apart }, { 0x01021997, "9p", apart },
+        { 0x00C36400, "ceph", apart }, { 0x01161970, "gfs2", apart }, { 0x7461636F, "ocfs2", apart }, { 0x0BD00BD0, "lustre", apart },
+        { 0x47504653, "gpfs", apart }, { 0x5346414F, "afs", apart }, { 0x6B414653, "afs", apart }, { 0x73757245, "coda", apart },
+        { 0x19830326, "beegfs", apart }, { 0x20030528, "orangefs", apart }, { 0x786F4256, "vboxsf", apart },
+        { 0x7C7C6673, "prl_fs", apart }, { 0xBACBACBC, "vmhgfs", apart },
+        { 0x2FC12FC1, "zfs", untried }, { 0xCA451A4E, "bcachefs", untried }, { 0xF15F, "ecryptfs", untried },
+        { 0x4D44, "vfat", untried }, { 0x2011BAB0, "exfat", untried }, { 0x7366746E, "ntfs", untried },
+    };
+    static _Thread_local char number[40];
     struct statfs fs;
-    if (fstatfs(fd, &fs)) { snprintf(name, capacity, "unknown"); return false; }
-    switch ((unsigned long)fs.f_type) {
-    case 0xEF53: case 0x58465342: case 0x9123683E: case 0xF2F52010: case 0x01021994: case 0x794C7630:
-        return true; /* ext2-4, xfs, btrfs, f2fs, tmpfs, overlay */
-    case 0x6969: snprintf(name, capacity, "nfs"); break;
-    case 0xFF534D42: case 0xFE534D42: case 0x517B: snprintf(name, capacity, "smb"); break;
-    case 0x65735546: snprintf(name, capacity, "fuse"); break;
-    case 0x01021997: snprintf(name, capacity, "9p"); break;
-    case 0x6a656a63: snprintf(name, capacity, "virtiofs"); break;
-    default: snprintf(name, capacity, "type 0x%lx", (unsigned long)fs.f_type);
+    *name = "one that cannot be told";
+    *why = "and might be on another machine";
+    if (fstatfs(fd, &fs)) return false;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (known[i].type != (uint32_t)fs.f_type) continue;
+        *name = known[i].name;
+        *why = known[i].why;
+        return !*why;
     }
+    snprintf(number, sizeof number, "of type 0x%lx", (unsigned long)(uint32_t)fs.f_type);
+    *name = number;
+    *why = "which mmkv does not know: it might be on another machine";
     return false;
 }
 

@@ -196,8 +196,8 @@ int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
 {
     struct fmt_allocator *p = allocator_of(s);
     uint32_t dead;
-    int rc = lock_word(s, &p->l.lock, flags, &dead);
-    if (rc) return rc;
+    int rc = map_all(s);
+    if (rc || (rc = lock_word(s, &p->l.lock, flags, &dead))) return rc;
     op_open(a, s, &p->l, &p->log, flags);
     a->sh = NULL;
     if (unlikely(load(&p->failed))) rc = fail_unusable(NULL);
@@ -387,6 +387,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
         set(a, &control->file_length, offset + want * FMT_PAGE);
         op_commit(a);
     }
+    if ((rc = map_all(s))) return rc;
     zone_entry_write(s, p->zone_count, offset, want, kind);
     struct zone zone;
     if ((rc = zone_get(s, p->zone_count, &zone))) return rc;

@@ -120,7 +120,7 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
 {
     *used = 0;
     int rc = shard_stale(s);
-    if (rc) return rc;
+    if (rc || (rc = map_all(s))) return rc;
     for (;;) {
         uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0, bad = 0;
         if (shard >= s->shard_count) return *used ? 0 : MMKV_NOT_FOUND;

@@ -25,8 +25,8 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
 {
     struct fmt_shard *sh = shard_of(s, shard);
     uint32_t dead;
-    int rc = lock_word(s, &sh->l.lock, flags, &dead);
-    if (unlikely(rc)) return rc;
+    int rc = map_all(s);
+    if (unlikely(rc) || unlikely(rc = lock_word(s, &sh->l.lock, flags, &dead))) return rc;
     op_open(op, s, &sh->l, &sh->log, flags);
     op->sh = sh;
     op->shard = shard;
@@ -180,7 +180,12 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
             }
             if (unlikely(s->shared_control != NULL) && shard_stale(s)) return MMKV_STALE;
             if (likely(read_valid(&sh->l, version)) || (!rc && still_there(s, sh, hash, key, key_length, p, *link))) {
-                if (unlikely(rc == MMKV_CORRUPT)) return record_damaged(s, p->record, NULL, 0);
+                if (unlikely(rc == MMKV_CORRUPT)) { /* what others added may only not have been mapped */
+                    uint64_t before = atomic_load_explicit(&s->mapped, memory_order_acquire);
+                    if ((rc = map_all(s))) return rc;
+                    if (atomic_load_explicit(&s->mapped, memory_order_acquire) != before) continue;
+                    return record_damaged(s, p->record, NULL, 0);
+                }
                 if (unlikely(reads_checked(s)) && !rc && value_length) /* only now: a copy that was torn has been made again */
                     return record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
                 if (rc == MMKV_SHORT && reads_checked(s)) return check_short(s, sh, hash, key, key_length, p, version);

@@ -81,7 +81,7 @@ static int create(const char *path, const mmkv_options *o, uint32_t shards, bool
     char *name;
     int rc = os_create(path, o->permissions, fd, &name);
     if (rc) return rc;
-    if ((rc = format_file(*fd, shards))) os_discard(name);
+    if ((rc = attach_check_place(*fd, o->any_file_system)) || (rc = format_file(*fd, shards))) os_discard(name);
     else rc = os_publish(*fd, name, path, replace, exists);
     if (rc || *exists) {
         os_close(*fd);
@@ -173,8 +173,9 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
         }
     }
     rc = check_superblock(s);
-    if (rc == MMKV_NOT_A_STORE && o->mode == MMKV_MODE_CREATE && !(rc = format_in_place(s->fd, shards))) rc = check_superblock(s);
-    return rc;
+    if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;
+    if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s->fd, shards))) return rc;
+    return check_superblock(s);
 }
 
 /* Of everything but the descriptor, also of what an attach or a detach that was broken off had in hand. */

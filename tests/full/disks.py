@@ -47,6 +47,10 @@ class Mounts:
         self._mounted.append(where)
         return where
 
+    def adopt(self, where: Path) -> None:
+        """Have a mount that something else has made taken away too."""
+        self._mounted.append(where)
+
     def unmount(self, where: Path) -> None:
         """Unmount; fails when something is still open there."""
         _run("umount", where)

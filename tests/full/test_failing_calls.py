@@ -1,0 +1,96 @@
+"""Each system call that a store makes fails once, at each place where it is made: an error, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+CALLS = [
+    ("fallocate", errno.ENOSPC),
+    ("fallocate", errno.EDQUOT),
+    ("fallocate", errno.EFBIG),
+    ("fallocate", errno.EINTR),
+    ("fallocate", errno.EIO),
+    ("fallocate", errno.EOPNOTSUPP),
+    ("punch", errno.ENOSPC),
+    ("punch", errno.EOPNOTSUPP),
+    ("mmap", errno.ENOMEM),
+    ("madvise", errno.ENOMEM),
+    ("fcntl", errno.ENOLCK),
+    ("open", errno.EMFILE),
+    ("open", errno.ENOSPC),
+    ("fchmod", errno.EIO),
+    ("fsync", errno.EIO),
+    ("linkat", errno.EDQUOT),
+]
+
+# These take the same ways as ENOSPC does.
+SLOW = [("fallocate", errno.EDQUOT), ("fallocate", errno.EFBIG), ("fallocate", errno.EIO), ("punch", errno.EOPNOTSUPP)]
+
+
+def run_shimmed(shim: Path, *arguments: object) -> str:
+    """Run Python with the shim loaded, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", *map(str, arguments)],
+        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [pytest.param(*call, marks=pytest.mark.slow if call in SLOW else ()) for call in CALLS],
+    ids=lambda x: errno.errorcode[x] if isinstance(x, int) else x,
+)
+def test_each_place_fails_once(shim: Path, tmp_path: Path, function: str, error: int) -> None:
+    failed = int(run_shimmed(shim, "-m", "tests.full.failing", tmp_path, function, error))
+    assert failed >= 1, f"{function} was not called"
+
+
+OTHER = """
+import ctypes, errno, sys
+import mmkv
+path, mode = sys.argv[1:]
+shim = ctypes.CDLL(None)
+with mmkv.open(path) as writer, mmkv.open(path, mode) as other:
+    for call in (lambda: other[b"k"], lambda: other.get_many([b"k"]), lambda: list(other.items()), lambda: b"k" in other):
+        writer.clear()
+        writer[b"k"] = b"v"
+        length = writer.stats().file_bytes
+        i = 0
+        while writer.stats().file_bytes == length:
+            writer[b"%d" % i] = bytes(50_000)
+            i += 1
+        writer[b"k"] = bytes(3_000_000)
+        shim.shim_arm(b"mmap", 1, errno.ENOMEM)
+        try:
+            call()
+        except MemoryError as error:
+            assert path in str(error)
+        else:
+            assert shim.shim_calls() == 0, "mmap failed, and nobody was told"
+        print(shim.shim_calls())
+        shim.shim_arm(b"", 0, 0)
+        call()
+        assert other[b"k"] == bytes(3_000_000)
+    assert other.verify().ok
+"""
+
+
+@pytest.mark.parametrize("mode", "rw")
+def test_what_cannot_be_mapped_is_no_damage(shim: Path, tmp_path: Path, mode: str) -> None:
+    """A process that has no memory to map what another one added says so, and reads it when it has."""
+    calls = run_shimmed(shim, "-c", OTHER, tmp_path / "store.mmkv", mode).split()
+    assert calls.count("0") < len(calls), "no read had to map anything"
