@@ -22,7 +22,7 @@ class Error(Exception):
 class StoreFullError(Error, OSError):
     """There is no room: the disk, `max_size`, or the format's own limit. The store goes on serving.
 
-    Also an `OSError`, with `errno` ENOSPC (or EDQUOT for a quota).
+    Also an `OSError`, with `errno` ENOSPC (or EDQUOT for a quota, EFBIG for the limit on the size of files).
     """
 
 
