@@ -367,7 +367,7 @@ static int verify(struct check *k)
     mmkv_store *s = k->s;
     uint64_t told = 0;
     int rc = handle_whole(s);
-    if (rc || (rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k->writers))) return rc;
+    if (rc || (rc = map_all(s)) || (rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS, FMT_PROCESSES, &k->writers))) return rc;
     k->total = shard_records(s);
     if (zones_valid(s, load(&allocator_of(s)->zone_count), load(&control_of(s)->file_length)) != load(&allocator_of(s)->zone_count)) {
         note(k, "zones", NULL, 0, FMT_ZONES_AT, "the zone table is damaged");

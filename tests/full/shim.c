@@ -1,6 +1,7 @@
 /* shim.c: for LD_PRELOAD: makes the n-th call of one function fail, or a file system look like another.
  *
- * shim_arm("fallocate", 3, ENOSPC) makes the third call from now on fail once; shim_calls() says how many there were.
+ * shim_arm("fallocate", 3, ENOSPC) makes the third call from now on fail, and 0 all of them; shim_calls() says how many
+ * there were.
  * shim_file_system(type) is what fstatfs() reports; 0: the truth. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +25,7 @@ void shim_file_system(long type) { file_system = type; }
 
 static int fails(const char *name)
 {
-    if (strcmp(name, armed) || ++calls != wanted) return 0;
+    if (strcmp(name, armed) || (++calls != wanted && wanted)) return 0;
     errno = error;
     return 1;
 }
