@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/magic.h>
@@ -190,9 +191,32 @@ static int within_limit(uint64_t end)
     return fail_os("reserve space");
 }
 
+/* Does all of a range have space of its own already? Not known where the file system cannot be asked (tmpfs). */
+static bool has_space(int fd, uint64_t offset, uint64_t length)
+{
+    enum { EXTENTS = 16 };
+    union { struct fiemap map; uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)]; } u;
+    const uint32_t not_ours = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_SHARED;
+    for (uint64_t at = offset; at < offset + length;) {
+        uint64_t before = at;
+        memset(&u, 0, sizeof u);
+        u.map.fm_start = at;
+        u.map.fm_length = offset + length - at;
+        u.map.fm_extent_count = EXTENTS;
+        if (ioctl(fd, FS_IOC_FIEMAP, &u.map)) return false;
+        for (uint32_t i = 0; i < u.map.fm_mapped_extents; i++) {
+            const struct fiemap_extent *e = &u.map.fm_extents[i];
+            if (e->fe_logical > at || e->fe_flags & not_ours) return false;
+            at = e->fe_logical + e->fe_length;
+        }
+        if (at <= before) return false;
+    }
+    return true;
+}
+
 /* fallocate(2) itself: glibc's posix_fallocate leaves the file longer when it fails. Where the file system has none,
  * zeros are written, which reserves just as well. A signal makes tmpfs give up and undo, so that a timer could keep a
- * long piece from ever being done: then it is tried in shorter ones. */
+ * long piece from ever being done: then it is tried in shorter ones. A full xfs refuses also what has its space already. */
 int os_allocate(int fd, uint64_t offset, uint64_t length)
 {
     int rc = within_limit(offset + length);
@@ -202,7 +226,11 @@ int os_allocate(int fd, uint64_t offset, uint64_t length)
         if (!fallocate(fd, 0, (off_t)(offset + done), (off_t)piece)) done += piece;
         else if (errno == EINTR) piece = piece / 2 > ALLOCATE_MIN ? piece / 2 : ALLOCATE_MIN;
         else if (errno == EOPNOTSUPP) break;
-        else return fail_os("reserve space");
+        else {
+            rc = fail_os("reserve space");
+            if (rc != MMKV_FULL || !has_space(fd, offset + done, piece)) return rc;
+            done += piece;
+        }
         if (done == length) return 0;
     }
     static const char zeros[65536];
