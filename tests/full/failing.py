@@ -129,6 +129,9 @@ def main(directory: Path, function: str, error: int) -> None:
         SHIM.shim_arm(b"", 0, 0)
         del work.db
         gc.collect()
+        assert not SHIM.shim_bad_closes(), (
+            f"call {n}: a descriptor was closed twice"
+        )
         assert descriptors() == before, f"call {n}: descriptors leak"
         assert os.listdir(work.path.parent) == ["store.mmkv"], f"call {n}: {os.listdir(work.path.parent)}"
         with mmkv.open(work.path, "w") as db:

@@ -2,7 +2,7 @@
  *
  * shim_arm("fallocate", 3, ENOSPC) makes the third call from now on fail, and 0 all of them; shim_calls() says how many
  * there were.
- * shim_file_system(type) is what fstatfs() reports; 0: the truth. */
+ * shim_bad_closes() counts descriptors that were closed twice. shim_file_system(type) is what fstatfs() reports; 0: the truth. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,13 +14,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 static char armed[32];
-static long wanted, calls, file_system;
+static long wanted, calls, bad_closes, file_system;
 static int error;
 
 void shim_arm(const char *name, long n, int e) { calls = 0; wanted = n; error = e; snprintf(armed, sizeof armed, "%s", name); }
 long shim_calls(void) { return calls; }
+long shim_bad_closes(void) { return bad_closes; }
 void shim_file_system(long type) { file_system = type; }
 
 static int fails(const char *name)
@@ -44,7 +46,6 @@ WRAP(ftruncate, (int fd, off_t length), (fd, length))
 int ftruncate64(int fd, off64_t length) { return ftruncate(fd, length); }
 WRAP(fsync, (int fd), (fd))
 WRAP(fchmod, (int fd, mode_t mode), (fd, mode))
-WRAP(fstat, (int fd, struct stat *st), (fd, st))
 WRAP(madvise, (void *p, size_t length, int advice), (p, length, advice))
 WRAP(linkat, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
 WRAP(rename, (const char *from, const char *to), (from, to))
@@ -94,6 +95,13 @@ int open64(const char *path, int flags, ...)
     int mode = va_arg(arguments, int);
     va_end(arguments);
     return open(path, flags, mode);
+}
+
+int close(int fd)
+{
+    int rc = NEXT(close)(fd);
+    if (rc && errno == EBADF) bad_closes++;
+    return rc;
 }
 
 int fstatfs(int fd, struct statfs *fs)

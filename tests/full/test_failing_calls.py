@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, run_python
 
 CALLS = [
     ("fallocate", errno.ENOSPC),
@@ -95,3 +95,64 @@ def test_what_cannot_be_mapped_is_no_damage(shim: Path, tmp_path: Path, mode: st
     """A process that has no memory to map what another one added says so, and reads it when it has."""
     calls = run_shimmed(shim, "-c", OTHER, tmp_path / "store.mmkv", mode).split()
     assert calls.count("0") < len(calls), "no read had to map anything"
+
+
+DELETING = """
+import ctypes, errno, sys
+import mmkv
+path, = sys.argv[1:]
+shim = ctypes.CDLL(None)
+with mmkv.open(path) as db:
+    i = 0
+    while True:  # up to where the index has not one page left
+        db[b"%d" % i] = b""
+        i += 1
+        stats = db.stats()
+        if stats.index_bytes > 1 << 20 and stats.tables * 4096 + 4096 * 8 > stats.index_bytes:
+            break
+    db.put(b"large", bytes(500_000))
+    length = db.stats().file_bytes
+    db.sync()
+    shim.shim_arm(b"fallocate", 0, errno.ENOSPC)
+    for k in range(0, i, 2):
+        del db[b"%d" % k]
+    assert not shim.shim_calls(), "deleting wanted space"
+    db.sync()
+    db.delete_many([b"%d" % k for k in range(1, i, 4)])
+    db.sync()
+    assert len(db) == i // 4 + 1, (len(db), i)
+    db.clear()
+    db.sync()
+    assert not len(db)
+    assert db.stats().file_bytes == length
+    assert db.verify().ok
+with mmkv.open(path, "w") as db:
+    assert not len(db)
+"""
+
+
+def test_deleting_wants_no_space(shim: Path, tmp_path: Path) -> None:
+    """Not where index tables could be merged into a new page, either."""
+    run_shimmed(shim, "-c", DELETING, tmp_path / "store.mmkv")
+
+
+def test_the_limit_on_the_size_of_files_is_no_signal(tmp_path: Path) -> None:
+    """Python ignores SIGXFSZ; a program that Python is part of may not, and would be killed."""
+    run_python(
+        """
+        import errno, resource, signal, sys, mmkv
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
+        with mmkv.open(sys.argv[1]) as db:
+            db[b"k"] = b"v"
+            try:
+                db[b"large"] = bytes(4 << 20)
+            except mmkv.StoreFullError as error:
+                assert error.errno == errno.EFBIG
+            else:
+                raise AssertionError("no error")
+            assert dict(db) == {b"k": b"v"}
+            assert db.verify().ok
+        """,
+        tmp_path / "store.mmkv",
+    )

@@ -44,7 +44,7 @@ def test_filled_emptied_and_filled_again(place: tuple[Path, dict[str, int]], law
     content.check()
     content.db.sync()
     content.db.sync()
-    assert content.fill() >= 0.4 * first
+    assert content.fill() >= 0.35 * first  # half of each class: the first one is used up before the last
     content.check()
     content.reopen(**options)
     content.check()
