@@ -6,6 +6,7 @@ Arguments: a directory, the function, the number of the error. Prints how many c
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import random
@@ -123,15 +124,14 @@ def main(directory: Path, function: str, error: int) -> None:
         SHIM.shim_arm(function.encode(), n, error)
         work.run()
         reached = SHIM.shim_calls() >= n
-        assert len(work.failed) <= 1, f"call {n}: {work.failed}"
+        # What a signal interrupts is done again.
+        assert len(work.failed) <= (error != errno.EINTR), f"call {n}: {work.failed}"
         for failure in work.failed:
             assert str(work.path) in str(failure), f"call {n} does not name the store: {failure!r}"
         SHIM.shim_arm(b"", 0, 0)
         del work.db
         gc.collect()
-        assert not SHIM.shim_bad_closes(), (
-            f"call {n}: a descriptor was closed twice"
-        )
+        assert not SHIM.shim_bad_closes(), f"call {n}: a descriptor was closed twice"
         assert descriptors() == before, f"call {n}: descriptors leak"
         assert os.listdir(work.path.parent) == ["store.mmkv"], f"call {n}: {os.listdir(work.path.parent)}"
         with mmkv.open(work.path, "w") as db:

@@ -41,6 +41,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def lose_memory(path: Path) -> None:
+    """Make the boot in which the file was written another one."""
+    with open(path, "r+b") as file:
+        file.seek(CONTROL_AT)
+        file.write(bytes(16))  # the boot id
+
+
 def write_and_be_killed(
     path: Path, beside: Path, law: str, seed: object, steps: str, max_size: int = 0
 ) -> dict[bytes, bytes]:
@@ -54,9 +61,7 @@ def write_and_be_killed(
         check=False,
     )
     assert done.returncode == -9, done.stderr
-    with open(path, "r+b") as file:
-        file.seek(CONTROL_AT)
-        file.write(bytes(16))  # the boot id
+    lose_memory(path)
     expected: dict[bytes, bytes] = pickle.loads(beside.read_bytes())
     return expected
 
@@ -217,12 +222,23 @@ def test_killed_at_the_moment_of_growth(disk: Disk) -> None:
         """,
         disk.path,
     )
-    with mmkv.open(disk.path, "w") as db:
-        db[b"large"] = bytes(3 * MIB)
+    run_python(
+        """
+        import os, sys, mmkv
+        db = mmkv.open(sys.argv[1], "w")
+        for i in range(20):
+            db[b"%d" % i] = bytes(50_000)
+        db.sync()
         assert db.verify().ok
-        assert db[b"k"] == b"v"
+        os._exit(0)
+        """,
+        disk.path,
+    )
+    lose_memory(disk.path)  # recovery reads every descriptor
+    with mmkv.open(disk.path, "w") as db:
+        assert dict(db) == {b"k": b"v"} | {b"%d" % i: bytes(50_000) for i in range(20)}
         expect_full(lambda: db.put(b"huge", bytes(60 * MIB)))
         assert db.verify().ok
     with mmkv.open(disk.path, "w") as db:
-        assert len(db) == 2
+        assert len(db) == 21
         assert db.verify().ok
