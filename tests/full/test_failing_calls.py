@@ -138,7 +138,7 @@ os.unlink(path)
 
 @pytest.mark.parametrize("route", ["native", "cffi"])
 def test_deleting_wants_no_space(shim: Path, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not where index tables could be merged into a new page, either. (The native route does not wait for that page.)"""
+    """Not where index tables could be merged into a new page, either. (The native route does not wait for one.)"""
     monkeypatch.setenv("MMKV_HOT", route)
     run_shimmed(shim, "-c", DELETING, tmp_path / "store.mmkv")
 
