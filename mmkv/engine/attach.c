@@ -172,6 +172,23 @@ static bool control_plausible(mmkv_store *s, uint64_t physical)
         && c->file_length >= s->zones_start && zones <= FMT_ZONES && zones_valid(s, zones, c->file_length) == zones;
 }
 
+/* Do shards and zones still know what they did when the checkpoint was cut? Those that do not are pages that never reached
+ * the disk, read back after a file system was lost and mounted again in the same boot. No shard can have been written in
+ * two epochs after the cut unless a leader died in between; then its counters have nothing to say any more. */
+static bool agrees_with_slot(mmkv_store *s, const struct fmt_slot *slot)
+{
+    uint64_t count = 0, sum = 0;
+    if (zones_end(s) < slot->file_length) return false;
+    for (uint32_t i = 0; i < s->shard_count; i++) {
+        const struct fmt_shard *sh = shard_of(s, i);
+        if (sh->epoch > slot->epoch + 1) return true;
+        uint64_t then = (sh->epoch > slot->epoch ? slot->epoch : sh->epoch) & 1;
+        count += sh->count[then];
+        sum += sh->sum[then];
+    }
+    return count == slot->record_count && sum == slot->record_sum;
+}
+
 static int recover_as(mmkv_store *s)
 {
     be_settler(s);
@@ -215,7 +232,7 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
             control_of(s)->clean = 1;
         } else {
             be_settler(s);
-            if (!(rc = settle_dead(s, true))) rc = check_totals(s, &good);
+            if (!(rc = settle_dead(s, true)) && agrees_with_slot(s, slot_of(s, which))) rc = check_totals(s, &good);
             s->me = 0;
             if (rc && rc != MMKV_CORRUPT) return rc;
         }

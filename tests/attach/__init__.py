@@ -1,0 +1,1 @@
+"""Whose memory is it: which files need recovery."""

@@ -1,0 +1,1 @@
+"""Spin models, and the command that runs them."""
