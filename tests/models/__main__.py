@@ -36,24 +36,23 @@ MODELS = {
         Model(
             "checkpoint",
             bounds={
-                "two shards": {"OPERATIONS": 2, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 0},
-                "two shards, a kill": {"OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 1, "KILLS": 1},
-                "one shard, three blocks": {
+                "two shards": {"OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 1, "KILLS": 0},
+                "three blocks": {
                     **{"SHARDS": 1, "BLOCKS": 3},
                     **{"OPERATIONS": 4, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 0},
                 },
-                "one shard, two cuts": {"SHARDS": 1, "OPERATIONS": 3, "CHECKPOINTS": 2, "CUTS": 2, "KILLS": 0},
-                "one shard, a kill": {"SHARDS": 1, "OPERATIONS": 3, "CHECKPOINTS": 3, "CUTS": 1, "KILLS": 1},
+                "two cuts": {"SHARDS": 1, "OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 2, "KILLS": 0},
+                "a kill": {"SHARDS": 1, "OPERATIONS": 3, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 1},
             },
             bugs={
                 "BUG_SLOT_BEFORE_FLUSH": "two shards",
-                "BUG_REUSE_EARLY": "one shard, a kill",
+                "BUG_REUSE_EARLY": "a kill",
                 "BUG_EPOCH_BEFORE_LOCK": "two shards",
-                "BUG_GHOSTS_KEPT": "one shard, two cuts",
-                "BUG_CUT_RESUMED": "one shard, a kill",
-                "BUG_DEAD_FIRST": "one shard, a kill",
-                "BUG_BIRTH_NOT_LOGGED": "one shard, a kill",
-                "BUG_OLDER_SLOT": "one shard, a kill",
+                "BUG_GHOSTS_KEPT": "two cuts",
+                "BUG_CUT_RESUMED": "a kill",
+                "BUG_DEAD_FIRST": "a kill",
+                "BUG_BIRTH_NOT_LOGGED": "a kill",
+                "BUG_OLDER_SLOT": "a kill",
             },
         )
     ]
