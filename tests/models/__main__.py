@@ -38,8 +38,8 @@ MODELS = {
             bounds={
                 "two shards": {"OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 1, "KILLS": 0},
                 "three blocks": {
-                    **{"SHARDS": 1, "BLOCKS": 3},
-                    **{"OPERATIONS": 4, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 0},
+                    "SHARDS": 1, "BLOCKS": 3,
+                    "OPERATIONS": 4, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 0,
                 },
                 "two cuts": {"SHARDS": 1, "OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 2, "KILLS": 0},
                 "a kill": {"SHARDS": 1, "OPERATIONS": 3, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 1},
@@ -92,7 +92,9 @@ def search(model: Model, bounds: str, bug: str | None = None) -> Outcome:
         report = run("./pan", "-E", "-m100000")
     lines = report.splitlines()
     violation = next((line for line in lines if line.startswith("pan:1:")), "")
-    complete = bool(violation) or not any("Search not completed" in line or "max search depth" in line for line in lines)
+    complete = bool(violation) or not any(
+        "Search not completed" in line or "max search depth" in line for line in lines
+    )
     states = next((line.split()[0] for line in lines if line.endswith("states, stored")), None)
     if not complete or states is None:
         raise RuntimeError(f"{model.name}, {bounds}: the search did not come to an end\n{report}")
