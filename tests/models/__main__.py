@@ -38,8 +38,12 @@ MODELS = {
             bounds={
                 "two shards": {"OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 1, "KILLS": 0},
                 "three blocks": {
-                    "SHARDS": 1, "BLOCKS": 3,
-                    "OPERATIONS": 4, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 0,
+                    "SHARDS": 1,
+                    "BLOCKS": 3,
+                    "OPERATIONS": 4,
+                    "CHECKPOINTS": 2,
+                    "CUTS": 1,
+                    "KILLS": 0,
                 },
                 "two cuts": {"SHARDS": 1, "OPERATIONS": 2, "CHECKPOINTS": 1, "CUTS": 2, "KILLS": 0},
                 "a kill": {"SHARDS": 1, "OPERATIONS": 3, "CHECKPOINTS": 2, "CUTS": 1, "KILLS": 1},
