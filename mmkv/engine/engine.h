@@ -199,6 +199,7 @@ int map_open(mmkv_store *s, uint64_t length);
 void map_close(mmkv_store *s);
 int map_more(mmkv_store *s, uint64_t length);
 int map_all(mmkv_store *s);
+void map_cut(mmkv_store *s, uint64_t length);
 uint64_t offset_of(const mmkv_store *s, const void *p); /* the way back */
 bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset);
 

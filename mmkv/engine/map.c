@@ -111,6 +111,14 @@ int map_all(mmkv_store *s)
     return likely(length <= atomic_load_explicit(&s->mapped, memory_order_acquire)) ? 0 : map_more(s, length);
 }
 
+/* Recovery has cut the file: what lies behind is forgotten, lest the handle takes that for somebody else's doing, and mapped
+ * anew when the file grows. The handle is being opened, so that nobody can be following anything there. */
+void map_cut(mmkv_store *s, uint64_t length)
+{
+    if (atomic_load_explicit(&s->mapped, memory_order_relaxed) > length)
+        atomic_store_explicit(&s->mapped, length, memory_order_release);
+}
+
 /* For the handler of faults too: no lock, no call. A reservation is complete before anybody can follow into it. */
 bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset)
 {

@@ -223,6 +223,7 @@ int recover(mmkv_store *s)
     control->file_length = slot.file_length;
     /* What lies beyond the cut is of a lost future; when the file grows again it must read as zeros. */
     if (!s->private_ && physical > slot.file_length && (rc = os_set_length(s->fd, slot.file_length))) return rc;
+    map_cut(s, slot.file_length); /* who looked whether the memory can be trusted has mapped all of the file */
     struct recovery r = { .s = s, .c = slot.epoch, .expected = slot.record_count };
     if ((rc = make_zones(s, slot.file_length))) return rc;
     for (uint64_t i = 0, count = allocator_of(s)->zone_count; i < count; i++)
