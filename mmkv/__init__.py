@@ -1,5 +1,7 @@
 """mmkv: a persistent key-value store in one memory-mapped file, shared live by any number of processes."""
 
+from mmkv._repair import repair
+from mmkv._salvage import salvage
 from mmkv.errors import (
     ClosedError,
     ConflictError,
@@ -32,4 +34,6 @@ __all__ = [
     "VersionError",
     "__version__",
     "open",
+    "repair",
+    "salvage",
 ]

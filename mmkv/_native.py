@@ -12,9 +12,11 @@ narrowing down trouble:
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import sys
 import warnings
@@ -35,6 +37,7 @@ __all__ = [
     "hash_route",
     "hot_route",
     "last_failure",
+    "layout",
     "lib",
     "native_hot",
 ]
@@ -76,7 +79,8 @@ def _exception(code: int, os_errno: int, offset: int, pid: int, text: str, name:
         case lib.MMKV_CORRUPT:
             where = f" (offset {offset})" if offset else ""
             return errors.CorruptStoreError(
-                f"{name}: the store is damaged: {text or 'it contradicts itself'}{where}; `mmkv check` says where"
+                f"{name}: the store is damaged: {text or 'it contradicts itself'}{where}; `mmkv check --repair` may "
+                "mend it, `mmkv salvage` copies what is whole into a new store"
             )
         case lib.MMKV_NOT_A_STORE:
             return errors.NotAStoreError(f"{name}: {text or 'the file is not an mmkv store'}")
@@ -169,6 +173,21 @@ def mmkv_problem_python(context: Any, kind: Any, key: Any, key_length: int, offs
     ffi.from_handle(context).problems.append(
         (ffi.string(kind).decode(), name, offset, ffi.string(text).decode("utf-8", "backslashreplace"))
     )
+
+
+# ---- the layout ----
+
+
+@functools.cache
+def layout() -> dict[str, int]:
+    """The file's layout as compiled: offsets and sizes of structures, values of formulas, as in docs/format.md."""
+    name, value = ffi.new("char[80]"), ffi.new("uint64_t *")
+    entries: dict[str, int] = {}
+    for number in itertools.count():
+        if not lib.mmkv_layout(number, name, 80, value):
+            break
+        entries[ffi.string(name).decode()] = int(value[0])
+    return entries
 
 
 # ---- the hash ----

@@ -41,6 +41,7 @@ def open(  # the name says what it is, as in dbm and gzip
     perm: int = 0o600,
     lock_timeout: float = 10.0,
     verify_reads: bool = False,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Store:
     """Open the store in a file, making it first if need be.
 
@@ -58,6 +59,8 @@ def open(  # the name says what it is, as in dbm and gzip
         lock_timeout: seconds to wait for a live process that holds a lock before `LockTimeoutError`.
         verify_reads: whether every read checks the checksum of what it returns. A damaged record is then a
             CorruptStoreError that names its key, where it would otherwise be returned as it is; `verify` finds both.
+        progress: called during recovery, which the first to open a store after a power cut does, with the records done
+            and the records expected. What it raises ends the open and is passed on; the next open begins anew.
 
     Returns:
         The store. It is a context manager that closes itself.
@@ -85,7 +88,7 @@ def open(  # the name says what it is, as in dbm and gzip
     """
     return Store(
         path, mode, sync=sync, max_size=max_size, shards=shards, perm=perm, lock_timeout=lock_timeout,
-        verify_reads=verify_reads,
+        verify_reads=verify_reads, progress=progress,
     )  # fmt: skip
 
 
@@ -121,6 +124,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         perm: int = 0o600,
         lock_timeout: float = 10.0,
         verify_reads: bool = False,
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         name = os.fsdecode(path)
         # Absolute, so that the store can be opened again by path from another working directory.
@@ -137,8 +141,9 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             raise ValueError(f"mode is one of 'r', 'w', 'c', 'n' and 'p', not {mode!r}")
         seconds = _seconds(sync)
         writes = mode in ("w", "c", "n")
-        self._callbacks = Callbacks()  # kept as long as the engine may call
-        options = {**_engine_options(mode, max_size, shards, perm, lock_timeout), "verify_reads": bool(verify_reads)}
+        self._callbacks = Callbacks(progress)  # kept as long as the engine may call
+        options = engine_options(mode, self._callbacks, max_size, shards, perm, lock_timeout)
+        options["verify_reads"] = bool(verify_reads)
         handle = _open_handle(self._path, options, self._callbacks)
         self._attach(int(ffi.cast("uintptr_t", handle)), writes and sync == "always", writes and sync != "manual")
         _lifetime.register(self)
@@ -514,7 +519,15 @@ def _seconds(sync: Sync) -> float | None:
     raise ValueError(f"sync is 'manual', 'close', 'always' or a number of seconds, not {sync!r}")
 
 
-def _engine_options(mode: Mode, max_size: int | None, shards: int | None, perm: int, lock_timeout: float) -> Any:
+def engine_options(
+    mode: Mode,
+    callbacks: Callbacks,
+    max_size: int | None = None,
+    shards: int | None = None,
+    perm: int = 0o600,
+    lock_timeout: float = 10.0,
+) -> dict[str, Any]:
+    """The fields of the engine's `mmkv_options`, after a look at the arguments."""
     if max_size is not None and not 0 < max_size < 2**63:
         raise ValueError(f"max_size is a positive count of bytes or None, not {max_size!r}")
     if shards is not None and (not 0 < shards <= 1024 or shards & (shards - 1)):
@@ -530,6 +543,9 @@ def _engine_options(mode: Mode, max_size: int | None, shards: int | None, perm: 
         "permissions": perm,
         "lock_timeout_ms": max(1, int(min(lock_timeout * 1000, 2**32 - 1))),
         "any_file_system": os.environ.get("MMKV_ANY_FILE_SYSTEM", "") not in ("", "0"),
+        # Without a callback of the user's it still lets Ctrl-C end what takes long.
+        "progress": lib.mmkv_progress_python,
+        "progress_context": callbacks.context,
     }
 
 
@@ -539,13 +555,9 @@ def _open_handle(path: str, options: dict[str, Any], callbacks: Callbacks) -> An
         raise ValueError("embedded null byte in the path")
     if not raw:
         raise FileNotFoundError(2, os.strerror(2), path)
-    # Recovery can take a while; the callback lets Ctrl-C end it.
-    engine_options = ffi.new(
-        "mmkv_options *",
-        {**options, "progress": lib.mmkv_progress_python, "progress_context": callbacks.context},
-    )
+    given = ffi.new("mmkv_options *", options)
     store = ffi.new("mmkv_store **")
-    while (code := lib.mmkv_open(raw, engine_options, store)) == lib.MMKV_INTERRUPTED:
+    while (code := lib.mmkv_open(raw, given, store)) == lib.MMKV_INTERRUPTED:
         pass
     if code:
         # The engine's record of the failure first: raising runs Python code, which may use the engine.

@@ -192,7 +192,7 @@ static bool agrees_with_slot(mmkv_store *s, const struct fmt_slot *slot)
 static int recover_as(mmkv_store *s)
 {
     be_settler(s);
-    int rc = recover(s);
+    int rc = recover(s, NULL);
     if (!rc && control_of(s)->failed) rc = checkpoint_rewrite(s);
     s->me = 0;
     return rc;
@@ -220,6 +220,15 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
 {
     int which = slot_newest(s), rc;
     bool readers = false;
+    if (s->repair) {
+        if ((rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers))) return rc;
+        if (readers) return fail(MMKV_IN_USE, 0, "a repair has to wait until the store's read-only openers have left");
+        be_settler(s);
+        rc = repair_alone(s, physical, same_identity(s));
+        if (!rc && control_of(s)->failed) rc = checkpoint_rewrite(s);
+        s->me = 0;
+        return rc;
+    }
     if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
     if (physical < slot_of(s, which)->file_length)
         return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
@@ -248,6 +257,7 @@ static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
 {
     int rc;
     uint32_t slot;
+    if (!alone && s->repair) return fail(MMKV_IN_USE, 0, "a repair needs that nobody has the store open");
     if (alone && (rc = prepare_alone(s, physical))) return rc;
     rc = take_own_slot(s, &slot);
     if (rc == MMKV_IN_USE) { /* some may be of the dead */

@@ -374,6 +374,8 @@ static int verify(struct check *k)
         tell(k, true);
         return 0;
     }
+    if (memcmp(superblock_of(s), base_of(s) + FMT_SUPERBLOCK_COPY_AT, sizeof(struct fmt_superblock)))
+        note(k, "superblock", NULL, 0, FMT_SUPERBLOCK_COPY_AT, "the superblock's copy differs from it");
     if (slot_newest(s) < 0) note(k, "slot", NULL, 0, FMT_SLOT_A_AT, "no valid checkpoint slot");
     tell(k, true);
     for (uint32_t i = 0; i < s->shard_count; i++)

@@ -1,8 +1,8 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: entry.c | store.c attach.c | check.c recover.c checkpoint.c | shard.c scan.c |
- * index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is
- * called from outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
+ * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | shard.c
+ * scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
@@ -62,6 +62,7 @@ struct mmkv_store {
     struct identity identity;
     mmkv_progress progress;
     void *progress_context;
+    struct repair *repair;       /* the handle is mmkv_repair's: what it finds is repaired, not trusted */
     struct mmkv_store *next;     /* all handles of this process, for fork */
     void *fork_page;             /* prepared for the child while fork is under way */
     uint32_t fork_slot, fork_me;
@@ -171,6 +172,7 @@ int os_map_anonymous(uint8_t *at, uint64_t length);
 int os_map_page(int fd, uint64_t offset, void **page);
 void os_unmap(void *at, uint64_t length);
 int os_flush(const void *at, uint64_t length);
+void os_read_ahead(int fd, uint64_t offset, uint64_t length);
 int os_flush_file_start(int fd, uint64_t offset, uint64_t length);
 int os_flush_file(int fd);
 enum os_lock { OS_UNLOCK, OS_LOCK_READ, OS_LOCK_WRITE };
@@ -353,6 +355,7 @@ struct fmt_extent *extent_at(mmkv_store *s, uint64_t offset);    /* descriptor o
 uint64_t zones_end(mmkv_store *s);
 void zone_format(struct zone *zone);
 uint64_t zones_valid(mmkv_store *s, uint64_t most, uint64_t length); /* how many entries of the table hold */
+uint64_t zone_checksum(const mmkv_store *s, uint64_t i); /* what an entry's should be */
 void zone_entry_write(mmkv_store *s, uint64_t i, uint64_t offset, uint64_t pages, uint32_t kind);
 uint64_t next_bit(const uint64_t *bits, uint64_t from, uint64_t end, bool value);
 void bits_set(uint64_t *bits, uint64_t from, uint64_t count, bool value);
@@ -399,6 +402,7 @@ int index_split(struct op *op, uint64_t hash);
 int index_merge(struct op *op, uint64_t hash);
 int index_reset(struct op *op);
 void index_insert(struct op *op, uint64_t hash, const struct place *place, uint64_t record);
+void index_insert_alone(mmkv_store *s, uint64_t hash, const struct place *place, uint64_t record); /* unlogged */
 void index_replace(struct op *op, uint64_t hash, const struct place *place, uint64_t record);
 void index_remove(struct op *op, uint64_t hash, const struct place *place);
 int index_table(mmkv_store *s, struct fmt_shard *sh, uint32_t bits, uint64_t *table, uint32_t *depth);
@@ -478,9 +482,36 @@ static inline int write_ready(mmkv_store *s, unsigned flags)
     return 0;
 }
 
-/* ---- store.c, recover.c, check.c, attach.c ---- */
+/* ---- recover.c, repair.c ---- */
+/* A repair: whom it tells what it finds, and, for each shard, what it counted. */
+struct repair {
+    mmkv_problem problem;
+    void *context;
+    uint64_t records;            /* live and whole: what is left when it is done */
+    uint64_t count[FMT_SHARDS_MAX], sum[FMT_SHARDS_MAX];
+    uint64_t lost[FMT_SHARDS_MAX]; /* records that may have been live, told and left out */
+};
+/* A walk over everything that may be live at C. */
+struct recovery {
+    mmkv_store *s;
+    uint64_t c;
+    uint64_t count, sum;         /* of what was live and whole */
+    uint64_t done, expected, told; /* for progress */
+    struct repair *repair;       /* NULL: damage ends the walk */
+    bool look;                   /* nothing is stored */
+    bool touched;                /* a durable word was changed */
+    uint64_t ahead;              /* how far the kernel was asked to read */
+    uint64_t flush[FMT_ZONES / 64]; /* zones with changed durable words */
+};
+int recover(mmkv_store *s, struct repair *repair);
+int recover_zone(struct recovery *r, uint64_t i);
+int damage(struct recovery *r, const char *kind, const void *key, size_t key_length, uint64_t offset, const char *format, ...)
+    __attribute__((format(printf, 6, 7)));
+int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot);
+int repair_superblock(int fd, struct repair *repair);
+
+/* ---- store.c, check.c, attach.c ---- */
 int store_stats(mmkv_store *s, mmkv_stats *stats);
-int recover(mmkv_store *s);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);

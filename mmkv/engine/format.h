@@ -33,6 +33,7 @@
 #define FMT_PROCESSES_AT 0x4000u
 #define FMT_PROCESSES 1024u                 /* entry 0 is never used, so that an owner is never 0 */
 #define FMT_ALLOCATOR_AT 0x14000u
+#define FMT_SUPERBLOCK_COPY_AT 0x16000u     /* for repair and salvage, when page 0 is lost */
 #define FMT_ZONES_AT 0x18000u
 #define FMT_ZONES 2048u
 #define FMT_ZONE_STATES_AT 0x28000u
@@ -47,7 +48,7 @@
 #define FMT_LOCK_READER (FMT_LOCK_BASE + 1)       /* read: a read-only opener is there */
 #define FMT_LOCK_PROCESS (FMT_LOCK_BASE + 0x1000) /* + slot number; write: that slot's process lives */
 
-/* Page 0. Immutable after creation. */
+/* Page 0, and its copy. Immutable after creation. */
 struct fmt_superblock {
     uint8_t magic[8];
     uint32_t version;

@@ -225,6 +225,13 @@ void index_insert(struct op *op, uint64_t hash, const struct place *p, uint64_t 
                 record);
 }
 
+/* For recovery, which nobody sees and which is begun anew when it is killed. */
+void index_insert_alone(mmkv_store *s, uint64_t hash, const struct place *p, uint64_t record)
+{
+    place_entry(NULL, table_at(s, p->table), fmt_bits_of(hash, s->shard_bits), fmt_tag_of(hash, s->shard_bits), p->home, p->line,
+                p->slot, record);
+}
+
 void index_replace(struct op *op, uint64_t hash, const struct place *p, uint64_t record)
 {
     struct fmt_bucket *b = line_of(table_at(op->s, p->table), p->line);

@@ -146,6 +146,12 @@ typedef void (*mmkv_problem)(void *context, const char *kind, const void *key, s
                              const char *text);
 int mmkv_verify(mmkv_store *store, mmkv_progress progress, mmkv_problem problem, void *context, uint64_t *records);
 
+/* Repair the store at `path`, which nobody may have open: everything volatile is made anew; what is damaged beyond that is
+ * set right where it can be known, else left out. Each such thing is told to `problem` before anything is changed for it;
+ * *records is the number of records left. MMKV_CORRUPT: more would be lost than can be told, and nothing was changed. Of
+ * `options` mode, shards, max_size and permissions are not looked at. */
+int mmkv_repair(const char *path, const mmkv_options *options, mmkv_problem problem, void *context, uint64_t *records);
+
 /* The layout as compiled, for the test that compares it with docs/format.md: number `i` of all pinned fields as
  * "structure.field" with its offset ("structure" alone: its size), then values of the formulas as "formula(argument)".
  * Returns 0 past the last. */

@@ -412,6 +412,12 @@ int os_flush(const void *address, uint64_t length)
     return msync((void *)(uintptr_t)address, length, MS_SYNC) ? fail_os("msync") : 0;
 }
 
+/* A hint: the range is wanted soon. */
+void os_read_ahead(int fd, uint64_t offset, uint64_t length)
+{
+    posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+}
+
 /* Start write-back without waiting for it. MS_ASYNC has been a no-op since Linux 2.6.19, so the file is asked. */
 int os_flush_file_start(int fd, uint64_t offset, uint64_t length)
 {

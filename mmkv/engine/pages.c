@@ -76,7 +76,7 @@ static uint64_t zone_overhead(uint32_t kind, uint64_t pages)
     return pages_of(extents_at(pages) + (kind == FMT_ZONE_HEAP ? pages * sizeof(struct fmt_extent) : 0));
 }
 
-static uint64_t zone_checksum(const mmkv_store *s, uint64_t i)
+uint64_t zone_checksum(const mmkv_store *s, uint64_t i)
 {
     return engine_hash(zone_of(s, i), offsetof(struct fmt_zone, checksum),
                        s->seed ^ (FMT_ZONES_AT + i * sizeof(struct fmt_zone)));

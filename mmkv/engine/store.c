@@ -58,7 +58,7 @@ static int format_file(int fd, uint32_t shards)
     page.control.durable = 1;
     page.control.file_length = start;
     page.control.clean = 1;
-    if ((rc = os_write(fd, &page, sizeof page, FMT_CONTROL_AT)) || (rc = os_flush_file(fd))) return rc;
+    if ((rc = os_write(fd, &page, sizeof page, FMT_CONTROL_AT))) return rc;
     memset(&page, 0, sizeof page);
     memcpy(page.super.magic, FMT_MAGIC, 8);
     page.super.version = FMT_VERSION;
@@ -72,6 +72,7 @@ static int format_file(int fd, uint32_t shards)
     page.super.uuid[6] = (page.super.uuid[6] & 0x0f) | 0x40; /* RFC 9562: version 4, random */
     page.super.uuid[8] = (page.super.uuid[8] & 0x3f) | 0x80;
     page.super.checksum = engine_hash(&page, offsetof(struct fmt_superblock, checksum), 0);
+    if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_COPY_AT)) || (rc = os_flush_file(fd))) return rc;
     if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_AT))) return rc;
     return os_flush_file(fd);
 }
@@ -90,7 +91,7 @@ static int create(const char *path, const mmkv_options *o, uint32_t shards, bool
     return rc;
 }
 
-/* Is the file empty, or what an interrupted format_file leaves: nothing but zeros and the two pages it writes first?
+/* Is the file empty, or what an interrupted format_file leaves: nothing but zeros and the three pages it writes first?
  * Anything else is somebody's file. */
 static int formatting_may_begin(int fd, bool *may)
 {
@@ -103,6 +104,7 @@ static int formatting_may_begin(int fd, bool *may)
     for (uint64_t offset = 0; !rc && *may && offset < length; offset += FMT_PAGE) {
         if ((rc = os_read(fd, page, sizeof page, offset, &n))) break;
         bool ours = (offset == FMT_SLOT_A_AT && !memcmp(page, FMT_SLOT_MAGIC, 8))
+                 || (offset == FMT_SUPERBLOCK_COPY_AT && !memcmp(page, FMT_MAGIC, 8))
                  || (offset == FMT_CONTROL_AT && page[offsetof(struct fmt_control, epoch)] == 2);
         *may = n == FMT_PAGE && (ours || !memcmp(page, zeros, n));
     }
@@ -124,6 +126,15 @@ static int format_in_place(int fd, uint32_t shards)
 
 /* ---- opening ---- */
 
+/* Of a file that begins as no store does: is there the copy of a superblock? */
+static bool superblock_lost(int fd)
+{
+    struct fmt_superblock b;
+    size_t n;
+    return !os_read(fd, &b, sizeof b, FMT_SUPERBLOCK_COPY_AT, &n) && n == sizeof b && !memcmp(b.magic, FMT_MAGIC, 8)
+        && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0);
+}
+
 /* Is it a store, of a kind we know? Everything a file says is input. */
 static int check_superblock(mmkv_store *s)
 {
@@ -131,7 +142,9 @@ static int check_superblock(mmkv_store *s)
     size_t n;
     int rc = os_read(s->fd, &b, sizeof b, 0, &n);
     if (rc) return rc;
-    if (n < sizeof b || memcmp(b.magic, FMT_MAGIC, 8)) return fail(MMKV_NOT_A_STORE, 0, "the file is not an mmkv store");
+    if (n < sizeof b || memcmp(b.magic, FMT_MAGIC, 8))
+        return superblock_lost(s->fd) ? fail(MMKV_CORRUPT, 0, "the superblock is damaged; a repair puts its copy in its place")
+                                      : fail(MMKV_NOT_A_STORE, 0, "the file is not an mmkv store");
     if (b.version != FMT_VERSION)
         return fail(MMKV_VERSION, 8, "the store has format version %u, this mmkv knows version %u", b.version, FMT_VERSION);
     if (b.checksum != engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0))
@@ -172,6 +185,7 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }
+    if (s->repair && (rc = repair_superblock(s->fd, s->repair))) return rc;
     rc = check_superblock(s);
     if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;
     if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s->fd, shards))) return rc;
@@ -190,7 +204,7 @@ static void let_go(mmkv_store *s)
     if (os_same_file(s->fd, &s->identity)) os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
 }
 
-int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
+static int open_store(const char *path, const mmkv_options *o, struct repair *repair, mmkv_store **store)
 {
     int rc;
     *store = NULL;
@@ -208,6 +222,7 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     s->lock_timeout_ms = o->lock_timeout_ms ? o->lock_timeout_ms : 10000;
     s->progress = o->progress;
     s->progress_context = o->progress_context;
+    s->repair = repair;
     pthread_mutex_init(&s->map_mutex, NULL);
     pthread_mutex_init(&s->file_mutex, NULL);
     if (!(rc = open_file(s, path, o)) && !(s->path = os_absolute(path))) rc = fail_os("find the absolute path");
@@ -227,6 +242,8 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store)
     return rc;
 }
 
+int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store) { return open_store(path, o, NULL, store); }
+
 int mmkv_close(mmkv_store *s, int with_checkpoint)
 {
     faults_catch();
@@ -237,6 +254,28 @@ int mmkv_close(mmkv_store *s, int with_checkpoint)
     if (os_same_file(s->fd, &s->identity)) os_close(s->fd); /* else the number is somebody else's by now */
     free(s->path);
     free(s);
+    fail_again(&kept);
+    return rc;
+}
+
+/* The repair is done when the handle is open; the close marks the file clean. */
+int mmkv_repair(const char *path, const mmkv_options *o, mmkv_problem problem, void *context, uint64_t *records)
+{
+    mmkv_options options = *o;
+    mmkv_store *s;
+    struct repair *repair = calloc(1, sizeof *repair);
+    if (!repair) return fail(MMKV_NO_MEMORY, 0, "out of memory");
+    repair->problem = problem;
+    repair->context = context;
+    options.mode = MMKV_MODE_WRITE;
+    int rc = open_store(path, &options, repair, &s);
+    *records = repair->records;
+    if (!rc) {
+        s->repair = NULL;
+        rc = mmkv_close(s, 1);
+    }
+    mmkv_failure kept = *mmkv_failure_get();
+    free(repair);
     fail_again(&kept);
     return rc;
 }

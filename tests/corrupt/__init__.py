@@ -1,1 +1,1 @@
-"""Damaged files."""
+"""Damaged and hostile files."""

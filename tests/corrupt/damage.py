@@ -1,0 +1,102 @@
+"""Stores to damage, and ways to do it."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import mmkv
+from tests.format.reader import ALLOCATOR, CONTROL, SHARDS, ZONE_STATES, ZONES, Zone, read_current
+from tests.support import random_bytes
+
+PAGE = 4096
+SLOTS = (0x1000, 0x2000)
+SIZES = (0, 1, 7, 30, 30, 100, 100, 100, 300, 1000, 2500, 5000, 14_000, 20_000, 70_000)
+
+
+def make(path: Path, rng: random.Random, *, clean: bool, records: int = 600) -> dict[bytes, bytes]:
+    """A store with records of all kinds of places, some overwritten and some deleted, and what it holds.
+
+    One that is not clean has its last checkpoint in its contents, and was left by a power cut.
+    """
+    model: dict[bytes, bytes] = {}
+    with mmkv.open(path, "n", shards=rng.choice((1, 4, 64)), sync="close" if clean else "manual") as db:
+        for round_ in range(3):
+            for i in range(records):
+                if round_ == 0 or rng.random() < 0.3:
+                    key = b"key %d" % i
+                    model[key] = db[key] = b"%d %d " % (i, round_) + random_bytes(rng, rng.choice(SIZES))
+            for key in rng.sample(sorted(model), records // 20):
+                del db[key], model[key]
+            db.sync()
+        if not clean:
+            for i in range(0, records, 5):
+                db[b"key %d" % i] = b"of a lost future"
+            db.delete_many(b"key %d" % i for i in range(1, records, 7))
+    if not clean:
+        forget_the_boot(path)
+    return model
+
+
+def forget_the_boot(path: Path) -> None:
+    """What a power cut does to the identity: the next boot has another."""
+    write(path, CONTROL, bytes(16))
+
+
+def write(path: Path, offset: int, data: bytes) -> None:
+    """Overwrite some bytes of a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def flip(path: Path, offset: int, bit: int) -> None:
+    """Flip one bit of a file."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+    write(path, offset, bytes([byte ^ 1 << bit]))
+
+
+def volatile_areas(path: Path) -> list[tuple[int, int]]:
+    """The ranges that recovery makes anew: control, processes, allocator, zone states, shards, and index zones."""
+    contents = read_current(path)
+    areas = [(CONTROL, ALLOCATOR + 8192), (ZONE_STATES, SHARDS + 8192 * contents.shards)]
+    for zone in contents.zones:
+        areas.append((zone.offset, zone.offset + zone.descriptors))
+        if zone.kind != 1:
+            areas.append((zone.offset + zone.own * PAGE, zone.end))
+    return areas
+
+
+def heap_zones(path: Path) -> list[Zone]:
+    """The zones in which records lie."""
+    return [zone for zone in read_current(path).zones if zone.kind == 1]
+
+
+def zone_entry(number: int) -> int:
+    """Where the entry of a zone is."""
+    return ZONES + 32 * number
+
+
+def noise(rng: random.Random, length: int) -> bytes:
+    """Bytes that mean nothing."""
+    return rng.choice((bytes, rng.randbytes, lambda n: b"\xff" * n))(length)
+
+
+def undamaged(report: mmkv.Report, model: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """What must still be there, after a report that named what is not."""
+    named = {error.key for error in report.errors}
+    return {key: value for key, value in model.items() if key not in named}
+
+
+def slot_epoch(path: Path, at: int) -> int:
+    """The epoch of a checkpoint slot."""
+    with open(path, "rb") as file:
+        file.seek(at + 8)
+        return int(struct.unpack("<Q", file.read(8))[0])
+
+
+Damage = Callable[[Path, random.Random], None]
