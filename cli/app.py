@@ -24,6 +24,7 @@ from .import_ import import_
 from .list import list_
 from .options import examples
 from .put import put
+from .salvage import salvage
 from .stats import stats
 
 __all__ = ["group", "run"]
@@ -56,7 +57,7 @@ def group() -> None:
     """
 
 
-for command in (get, put, delete, has, count, list_, stats, check, import_, export):
+for command in (get, put, delete, has, count, list_, stats, check, salvage, import_, export):
     group.add_command(command)
 
 

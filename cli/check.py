@@ -4,42 +4,57 @@ from __future__ import annotations
 
 import click
 
+import mmkv
+
 from .errors import Exit
 from .opening import open_for_reading
 from .options import examples, json_option, quiet_option, store_argument
 from .progress import Progress
+from .reports import print_json, print_text
 from .streams import binary_stdout
-from .text import dump_json, json_field
 
 __all__ = ["check"]
 
 
 @click.command(
-    short_help="Verify every checksum.",
+    short_help="Verify every checksum, repair if asked.",
     epilog=examples(
         """
         mmkv check store.mmkv && echo sound
         mmkv check --json store.mmkv
+        mmkv check --repair store.mmkv
         """
     ),
 )
 @store_argument
+@click.option("--repair", is_flag=True, help="Repair what is damaged, in place, if no loss goes unnamed.")
 @json_option
 @quiet_option
-def check(store: str, as_json: bool, quiet: bool) -> int:
+def check(store: str, repair: bool, as_json: bool, quiet: bool) -> int:
     """Read everything, verify every checksum, and print a report; the exit status is 3 if anything is wrong.
 
-    The file is left as it was found, unless that would leave it unreadable.
+    The file is left as it was found, unless that would leave it unreadable. With --repair a store that is not sound is
+    repaired; the status is then 3 if records, or what leads to them, were damaged.
     """
-    with open_for_reading(store, inspect=True) as db, Progress("checking", quiet=quiet) as progress:
-        outcome = db.verify(progress.callback)
-    out = binary_stdout()
-    if as_json:
-        errors = [
-            {"kind": kind, **({} if key is None else json_field("key", key)), "offset": offset, "text": text}
-            for kind, key, offset, text in outcome.errors
-        ]
-        out.write(dump_json({"ok": outcome.ok, "records": outcome.records, "errors": errors}))
+    try:
+        with open_for_reading(store, inspect=True, quiet=quiet) as db, Progress("checking", quiet=quiet) as progress:
+            outcome = db.verify(progress.callback)
+    except mmkv.CorruptStoreError:
+        if not repair:
+            raise
+        outcome = None
+    if repair and not outcome:
+        if outcome is not None and not as_json:
+            binary_stdout().write(f"{outcome}\n".encode("utf-8", "backslashreplace"))
+        with Progress("repairing", quiet=quiet) as progress:
+            outcome = mmkv.repair(store, progress.callback)
+        if as_json:
+            print_json(outcome, repaired=True)
+        else:
+            print_text("repaired", outcome)
+    elif as_json:
+        assert outcome is not None
+        print_json(outcome)
     else:
-        out.write(f"{outcome}\n".encode("utf-8", "backslashreplace"))
-    return Exit.OK if outcome.ok else Exit.FAILURE
+        binary_stdout().write(f"{outcome}\n".encode("utf-8", "backslashreplace"))
+    return Exit.OK if outcome else Exit.FAILURE

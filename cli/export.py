@@ -68,7 +68,7 @@ def export(
     if force and kind != "mmkv":
         raise click.UsageError(f"--force is for stores, not for {kind}")
     start = os.fsencode(prefix)
-    with open_for_reading(store) as db:
+    with open_for_reading(store, quiet=quiet) as db:
         if target != "-" and os.path.exists(target) and os.path.samefile(store, target):
             raise Failure(f"{target}: is the store itself")
         cut = len(start) if strip_prefix else 0

@@ -74,22 +74,24 @@ def import_(
     if kind == "mmkv" and os.path.exists(store) and os.path.samefile(store, source):
         raise Failure(f"{source}: is the store itself")
     # The source first: a store is not made for a source that is not there.
-    with closing(_open_source(kind, source, store, key=key, value=value, follow=follow)) as records:
+    with closing(_open_source(kind, source, store, key=key, value=value, follow=follow, quiet=quiet)) as records:
         _import(store, records, os.fsencode(prefix), quiet=quiet)
 
 
-def _open_source(kind: Format, path: str, store: str, *, key: str | None, value: str | None, follow: bool) -> Source:
+def _open_source(
+    kind: Format, path: str, store: str, *, key: str | None, value: str | None, follow: bool, quiet: bool
+) -> Source:
     if kind == "dir":
         return TreeSource(path, follow=follow, exclude=store)
     if kind == "mmkv":
-        return StoreSource(path)
+        return StoreSource(path, quiet=quiet)
     if kind == "jsonl":
         return JsonLinesSource(path)
     return TableSource(path, kind, key=key, value=value)
 
 
 def _import(store: str, source: Source, prefix: bytes, *, quiet: bool) -> None:
-    with open_for_writing(store, create=True) as db:
+    with open_for_writing(store, create=True, quiet=quiet) as db:
         batch = Batch(db)
         with Progress("importing", quiet=quiet) as progress:
             try:

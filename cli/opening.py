@@ -12,6 +12,8 @@ from typing import Literal
 
 import mmkv
 
+from .progress import Progress
+
 __all__ = ["open_for_reading", "open_for_writing"]
 
 Mode = Literal["w", "p"]
@@ -27,9 +29,9 @@ PATIENCE = 0.5
 
 
 @contextmanager
-def open_for_reading(path: str, *, inspect: bool = False) -> Iterator[mmkv.Store]:
+def open_for_reading(path: str, *, inspect: bool = False, quiet: bool = False) -> Iterator[mmkv.Store]:
     """Open an existing store to read from it; with `inspect`, without changing the file if that can be helped."""
-    store = _open_readable(path, INSPECT if inspect else READ, verify_reads=not inspect)
+    store = _open_readable(path, INSPECT if inspect else READ, verify_reads=not inspect, quiet=quiet)
     try:
         yield store
     finally:
@@ -37,16 +39,22 @@ def open_for_reading(path: str, *, inspect: bool = False) -> Iterator[mmkv.Store
 
 
 @contextmanager
-def open_for_writing(path: str, *, create: bool) -> Iterator[mmkv.Store]:
+def open_for_writing(path: str, *, create: bool, quiet: bool = False) -> Iterator[mmkv.Store]:
     """Open a store to change it; its close makes the changes durable."""
-    store = mmkv.open(path, "c" if create else "w")
+    store = _open(path, "c" if create else "w", quiet=quiet)
     try:
         yield store
     finally:
         store.close()
 
 
-def _open_readable(path: str, repairing: Sequence[Mode], *, verify_reads: bool) -> mmkv.Store:
+def _open(path: str, mode: Literal["w", "c", "p"], *, quiet: bool, verify_reads: bool = False) -> mmkv.Store:
+    # The first to open a store after a power cut recovers it, which can take a while.
+    with Progress("recovering", quiet=quiet) as progress:
+        return mmkv.open(path, mode, verify_reads=verify_reads, progress=progress.callback)
+
+
+def _open_readable(path: str, repairing: Sequence[Mode], *, verify_reads: bool, quiet: bool) -> mmkv.Store:
     reason: mmkv.Error
     try:
         return _open_read_only(path, verify_reads)
@@ -54,7 +62,7 @@ def _open_readable(path: str, repairing: Sequence[Mode], *, verify_reads: bool) 
         reason = error
     for mode in repairing:
         try:
-            return mmkv.open(path, mode, verify_reads=verify_reads)
+            return _open(path, mode, quiet=quiet, verify_reads=verify_reads)
         except mmkv.LockTimeoutError as error:
             if mode == "w":  # a lock is held by a live process: this error names it
                 reason = error

@@ -20,10 +20,10 @@ __all__ = ["StoreSink", "StoreSource"]
 class StoreSource:
     """Records from another store."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, quiet: bool) -> None:
         self._path = path
         self._stack = contextlib.ExitStack()
-        self._store: mmkv.Store = self._stack.enter_context(open_for_reading(path))
+        self._store: mmkv.Store = self._stack.enter_context(open_for_reading(path, quiet=quiet))
         self._key = b""
         self.skipped = 0
         self.total: int | None = None

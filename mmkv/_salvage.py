@@ -179,14 +179,16 @@ class _Source:
 
     def _lock(self) -> None:
         # Writers that come meanwhile wait. Where there are no such locks, there are no writers either.
-        with contextlib.suppress(OSError):
-            held = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, LOCK_ATTACH, 1, 0)
+        held = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, LOCK_ATTACH, 1, 0)
+        asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCK_PROCESS, PROCESSES, 0)
+        try:
             fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLKW, held)
-            asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCK_PROCESS, PROCESSES, 0)
             answer = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, asked)
-            if FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
-                text = "a salvage needs that nobody has the store open for writing"
-                raise make_error(lib.MMKV_IN_USE, 0, 0, 0, text, self.path)
+        except OSError:
+            return
+        if FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+            text = "a salvage needs that nobody has the store open for writing"
+            raise make_error(lib.MMKV_IN_USE, 0, 0, 0, text, self.path)
 
     def _superblock(self) -> None:
         seen = False
@@ -311,7 +313,7 @@ class _Source:
         return key, value
 
     def key_of(self, data: bytes, at: int, room: int, shard: int) -> bytes | None:
-        """The key of a damaged record, where it seems to be whole: it is of the shard, and not the empty one of zeros."""
+        """The key of a damaged record, where it seems whole: it is of the shard, and not the empty one of zeros."""
         if at + 12 > len(data):
             return None
         word = int.from_bytes(data[at + 4 : at + 12], "little")

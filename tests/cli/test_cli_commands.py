@@ -214,3 +214,53 @@ def test_the_installed_script_is_the_same_program(mmkv: Runner, store: Path) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"value", b"")
     done = subprocess.run([script, "get", store, "none"], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+# ---- repair and salvage ----
+
+
+def hurt(store: Path, value: bytes) -> None:
+    """Damage a value where it lies."""
+    content = store.read_bytes()
+    assert content.count(value) == 1
+    store.write_bytes(content.replace(value, value.swapcase()))
+
+
+def test_check_repairs_when_asked(mmkv: Runner, store: Path) -> None:
+    mmkv.fill(store, {b"sound": b"as a bell", b"hurt": b"a bell with a crack"})
+    content = store.read_bytes()
+    assert mmkv("check", "--repair", store).out == b"ok: 2 records, no errors\n"
+    assert store.read_bytes() == content, "a sound store is left alone"
+    hurt(store, b"a bell with a crack")
+    assert mmkv.run("check", store).status == 3
+    result = mmkv.run("check", "--repair", store)
+    assert result.status == 3, "something was lost"
+    assert b"repaired: 1 record, 1 error\n" in result.out
+    assert b"key b'hurt'" in result.out
+    assert mmkv.records(store) == {b"sound": b"as a bell"}
+    assert json.loads(mmkv("check", "--repair", "--json", store).out) == {"ok": True, "records": 1, "errors": []}
+
+
+def test_check_repairs_what_does_not_open(mmkv: Runner, store: Path) -> None:
+    mmkv.fill(store, {b"key": b"value"})
+    store.write_bytes(bytes(4096) + store.read_bytes()[4096:])
+    assert "--repair" in mmkv.fail(3, "check", store)
+    result = mmkv.run("check", "--repair", "--json", store)
+    report = json.loads(result.out)
+    assert (report["repaired"], report["records"]) == (True, 1)
+    assert [error["kind"] for error in report["errors"]] == ["superblock"]
+    assert mmkv.records(store) == {b"key": b"value"}
+
+
+def test_salvage(mmkv: Runner, store: Path, tmp_path: Path) -> None:
+    mmkv.fill(store, {b"sound": b"as a bell", b"hurt": b"a bell with a crack"})
+    assert mmkv("salvage", store, tmp_path / "same.mmkv").out == b"salvaged: 2 records, no errors\n"
+    hurt(store, b"a bell with a crack")
+    result = mmkv.run("salvage", store, tmp_path / "new.mmkv")
+    assert result.status == 3
+    assert b"salvaged: 1 record, 1 error\n  record at offset" in result.out
+    assert mmkv.records(tmp_path / "new.mmkv") == {b"sound": b"as a bell"}
+    result = mmkv.run("salvage", "--json", store, tmp_path / "other.mmkv")
+    assert [(error["kind"], error["key"]) for error in json.loads(result.out)["errors"]] == [("record", "hurt")]
+    assert "exists" in mmkv.fail(3, "salvage", store, tmp_path / "new.mmkv")
+    store.unlink()

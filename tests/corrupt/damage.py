@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import mmkv
-from tests.format.reader import ALLOCATOR, CONTROL, SHARDS, ZONE_STATES, ZONES, Zone, read_current
+from tests.format.reader import ALLOCATOR, CONTROL, SHARDS, ZONE_STATES, ZONES, Zone, read_checkpoint, read_current
 from tests.support import random_bytes
 
 PAGE = 4096
@@ -99,4 +101,31 @@ def slot_epoch(path: Path, at: int) -> int:
         return int(struct.unpack("<Q", file.read(8))[0])
 
 
-Damage = Callable[[Path, random.Random], None]
+def offsets(path: Path, *, clean: bool) -> dict[bytes, int]:
+    """Where the record of each key begins."""
+    return (read_current(path) if clean else read_checkpoint(path)).offsets
+
+
+def checkpoint_length(content: bytes) -> int:
+    """How long the file was at its newest checkpoint."""
+    slots = [struct.unpack_from("<QQ", content, at + 8) for at in SLOTS]
+    return int(max(slots)[1])
+
+
+def killed_at(call: int, work: Callable[[Callable[[int, int], None]], object]) -> None:
+    """Do some work in a child that SIGKILLs itself at a call of the progress callback it is given."""
+    calls: list[int] = []
+
+    def progress(done: int, expected: int) -> None:
+        calls.append(done)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(progress)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status), f"it ended before call {call}"

@@ -21,6 +21,7 @@ SUPERBLOCK_COMPAT = 16
 SUPERBLOCK_RO_COMPAT = 24
 SUPERBLOCK_INCOMPAT = 32
 SUPERBLOCK_CHECKSUM = 120
+SUPERBLOCK_COPY = 0x16000
 
 
 def make(path: Path, **records: str) -> None:
@@ -34,8 +35,9 @@ def patch_superblock(path: Path, offset: int, form: str, value: int) -> None:
     with open(path, "r+b") as file:
         page = bytearray(file.read(SUPERBLOCK_CHECKSUM))
         struct.pack_into(form, page, offset, value)
-        file.seek(0)
-        file.write(page + struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(page), seed=0)))
+        for at in (0, SUPERBLOCK_COPY):
+            file.seek(at)
+            file.write(page + struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(page), seed=0)))
 
 
 # -- modes ------------------------------------------------------------------------------------------------------------

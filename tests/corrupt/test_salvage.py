@@ -1,0 +1,265 @@
+"""Salvage: every record that is whole, whatever else is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmkv
+from tests.corrupt import damage
+from tests.format.reader import CHUNK, SHARDS, blocks_at, chunk_blocks, class_size, epochs_at, read_current, stamp
+from tests.support import run_python
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """Where the new store goes."""
+    return tmp_path / "new.mmkv"
+
+
+def salvaged(open_store: Any, path: Path, new: Path) -> tuple[mmkv.Report, dict[bytes, bytes]]:
+    """Salvage, and what the new store holds; the source must be as it was."""
+    open_store.expect_damage(path)
+    content, status = path.read_bytes(), path.stat()
+    report = mmkv.salvage(path, new)
+    after = path.stat()
+    assert path.read_bytes() == content
+    assert (after.st_mtime_ns, after.st_ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+    assert sorted(path.parent.iterdir()) == sorted({path, new}), "nothing is left beside it"
+    with open_store(new, "r") as db:
+        contents = dict(db)
+    assert len(contents) == report.records
+    return report, contents
+
+
+def kinds(report: mmkv.Report) -> set[str]:
+    return {error.kind for error in report.errors}
+
+
+def check_scanned(report: mmkv.Report, contents: dict[bytes, bytes], model: dict[bytes, bytes]) -> None:
+    """Every key is there; only large values that were found by scanning may be older ones, or have been deleted."""
+    scanned = {error.key for error in report.errors if error.kind == "scan"}
+    assert set(model) <= set(contents)
+    wrong = {key for key, value in contents.items() if model.get(key) != value}
+    assert wrong <= scanned
+    assert all(len(contents[key]) > 2000 for key in wrong)
+
+
+def word_at(path: Path, record: int) -> int:
+    """Where the epoch words of a record in a chunk are."""
+    extent = next(e for e in read_current(path).extents if record in e.records)
+    assert extent.type == CHUNK
+    size = class_size(extent.class_)
+    blocks = chunk_blocks(extent.pages * damage.PAGE, size)
+    return extent.offset + epochs_at(blocks) + 16 * ((record - extent.offset - blocks_at(blocks)) // size)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_of_a_sound_store(open_store: Any, path: Path, new: Path, rng: random.Random, clean: bool) -> None:
+    model = damage.make(path, rng, clean=clean)
+    report, contents = salvaged(open_store, path, new)
+    assert report.errors == []
+    assert contents == model
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_without_anything_before_the_zones(
+    open_store: Any, path: Path, new: Path, rng: random.Random, clean: bool
+) -> None:
+    """Superblock, slots, control, zone table, shards: all but the superblock's copy."""
+    model = damage.make(path, rng, clean=True)
+    shards = read_current(path).shards
+    damage.write(path, 0, damage.noise(rng, 0x16000))
+    if not clean:
+        damage.write(path, 0x17000, damage.noise(rng, SHARDS + 8192 * shards - 0x17000))
+    report, contents = salvaged(open_store, path, new)
+    assert "superblock" in kinds(report)
+    check_scanned(report, contents, model)
+
+
+def test_without_descriptors(open_store: Any, path: Path, new: Path, rng: random.Random) -> None:
+    model = damage.make(path, rng, clean=True)
+    for zone in damage.heap_zones(path):
+        damage.write(path, zone.offset, damage.noise(rng, zone.own * damage.PAGE))
+    report, contents = salvaged(open_store, path, new)
+    assert "scan" in kinds(report)
+    check_scanned(report, contents, model)
+
+
+def test_records_whose_epoch_words_are_gone_are_taken_and_said_to_be_unsure(
+    open_store: Any, path: Path, new: Path
+) -> None:
+    with open_store() as db:
+        db.put_many((b"%d" % i, b"value %d" % i) for i in range(100))
+    record = read_current(path).offsets[b"7"]
+    damage.write(path, word_at(path, record), b"\xff" * 16)
+    report, contents = salvaged(open_store, path, new)
+    assert contents == {b"%d" % i: b"value %d" % i for i in range(100)}
+    assert [error.key for error in report.errors if error.kind == "scan"] == [b"7"]
+    assert "epoch" in kinds(report)
+
+
+def test_damaged_records_are_named(open_store: Any, path: Path, new: Path, rng: random.Random) -> None:
+    model = damage.make(path, rng, clean=True)
+    offsets = damage.offsets(path, clean=True)
+    hurt = [key for key in rng.sample(sorted(model), 40) if len(model[key]) > 20][:10]
+    for key in hurt:
+        damage.flip(path, offsets[key] + 12 + len(key) + rng.randrange(len(model[key])), rng.randrange(8))
+    report, contents = salvaged(open_store, path, new)
+    assert sorted(error.key or b"" for error in report.errors) == sorted(hurt)
+    assert contents == {key: value for key, value in model.items() if key not in hurt}
+
+
+def test_of_two_live_records_the_younger(open_store: Any, path: Path, new: Path) -> None:
+    with open_store(sync="manual") as db:
+        db.put_many((b"%d" % i, b"old %d" % i) for i in range(50))
+        db.sync()
+        old = read_current(path).offsets[b"33"]
+        db.put_many((b"%d" % i, b"new %d" % i) for i in range(50))
+        db.sync()
+    dead = word_at_after(path, old) + 8
+    damage.write(path, dead, struct.pack("<Q", stamp(0, dead)))
+    report, contents = salvaged(open_store, path, new)
+    assert [(error.kind, error.key) for error in report.errors if error.kind == "duplicate"] == [("duplicate", b"33")]
+    assert contents == {b"%d" % i: b"new %d" % i for i in range(50)}
+
+
+def word_at_after(path: Path, record: int) -> int:
+    """The same for a record that is dead."""
+    extent = next(e for e in read_current(path).extents if e.offset <= record < e.offset + e.pages * damage.PAGE)
+    size = class_size(extent.class_)
+    blocks = chunk_blocks(extent.pages * damage.PAGE, size)
+    return extent.offset + epochs_at(blocks) + 16 * ((record - extent.offset - blocks_at(blocks)) // size)
+
+
+def test_what_a_killed_writer_had_half_done_is_rolled_back(open_store: Any, path: Path, new: Path) -> None:
+    """In this boot the memory counts, undo logs included."""
+    run_python(
+        """
+        import os, sys, mmkv
+        db = mmkv.open(sys.argv[1], sync="manual", shards=1)
+        db[b"durable"] = b"1"
+        db.sync()
+        db[b"in memory"] = b"2"
+        db[b"half done"] = b"3"
+        os._exit(0)
+        """,
+        path,
+    )
+    born = word_at(path, read_current(path).offsets[b"half done"])
+    damage.write(path, SHARDS + 2560, struct.pack("<QQQQ", 1, 0, born, 0))
+    report, contents = salvaged(open_store, path, new)
+    assert contents == {b"durable": b"1", b"in memory": b"2"}
+    assert kinds(report) <= {"missing", "scan"}
+
+
+def test_pages_that_cannot_be_read_are_passed_over(
+    open_store: Any, path: Path, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store() as db:
+        db.put_many((b"%d" % i, b"v" * 3000) for i in range(300))
+    offsets = read_current(path).offsets
+    bad = {offsets[b"%d" % i] // damage.PAGE + 1 for i in range(0, 300, 50)}
+    pread = os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if any(offset < (page + 1) * damage.PAGE and page * damage.PAGE < offset + length for page in bad):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    open_store.expect_damage(path)
+    report = mmkv.salvage(path, new)
+    monkeypatch.undo()
+    hurt = {
+        key
+        for key, at in offsets.items()
+        if any(at < (p + 1) * damage.PAGE and p * damage.PAGE < at + 3020 for p in bad)
+    }
+    assert {error.offset // damage.PAGE for error in report.errors if error.kind == "unreadable"} == bad
+    with open_store(new, "r") as db:
+        assert set(offsets) - set(db) <= hurt
+        assert all(value == b"v" * 3000 for value in db.values())
+
+
+def test_progress(path: Path, new: Path) -> None:
+    with mmkv.open(path) as db:
+        db.put_many((b"%d" % i, b"v") for i in range(5000))
+    calls: list[tuple[int, int]] = []
+    mmkv.salvage(path, new, progress=lambda done, expected: calls.append((done, expected)))
+    assert calls[-1] == (5000, 5000)
+    assert calls == sorted(calls)
+
+
+def test_what_progress_raises_leaves_nothing(path: Path, new: Path) -> None:
+    with mmkv.open(path) as db:
+        db[b"k"] = b"v"
+
+    def progress(done: int, expected: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        mmkv.salvage(path, new, progress)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_refused(store: Any, path: Path, new: Path, tmp_path: Path) -> None:
+    store[b"k"] = b"v"
+    with pytest.raises(mmkv.LockTimeoutError, match="open for writing"):
+        mmkv.salvage(path, new)
+    store.close()
+    with mmkv.open(path, "r"):
+        assert mmkv.salvage(path, new).records == 1, "who only reads is no matter"
+    with pytest.raises(FileExistsError):
+        mmkv.salvage(path, new)
+    with pytest.raises(FileExistsError):
+        mmkv.salvage(path, path)
+    with pytest.raises(FileNotFoundError):
+        mmkv.salvage(tmp_path / "absent", tmp_path / "other")
+    (tmp_path / "text").write_text("no store" * 100_000)
+    with pytest.raises(mmkv.NotAStoreError):
+        mmkv.salvage(tmp_path / "text", tmp_path / "other")
+
+
+def test_without_superblock_and_copy_nothing_can_be_told(path: Path, new: Path) -> None:
+    with mmkv.open(path) as db:
+        db[b"k"] = b"v"
+    for at in (0, 0x16000):
+        damage.flip(path, at + 60, 3)
+    with pytest.raises(mmkv.CorruptStoreError, match="hash seed"):
+        mmkv.salvage(path, new)
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_random_damage(open_store: Any, path: Path, new: Path, rng: random.Random, number: int) -> None:
+    """Nothing raises, nothing wrong is stored without a word, and all that was not hit is there."""
+    model = damage.make(path, rng, clean=number % 2 == 0, records=150)
+    offsets = damage.offsets(path, clean=number % 2 == 0)
+    size = path.stat().st_size
+    hits = []
+    for _ in range(rng.choice((1, 10, 40))):
+        at, length = rng.randrange(0x3000, size), rng.choice((1, 16, 4096))
+        hits.append((at, at + length))
+        damage.write(path, at, damage.noise(rng, min(length, size - at)))
+    if number % 2:
+        damage.forget_the_boot(path)
+    if number % 5 == 4:
+        os.truncate(path, size := rng.randrange(0x50000, size))
+        hits.append((size, 1 << 47))
+    report, contents = salvaged(open_store, path, new)
+    named = {error.key for error in report.errors}
+    assert all(model.get(key) == value for key, value in contents.items() if key not in named), report
+
+    def was_hit(key: bytes) -> bool:
+        start, end = offsets[key], offsets[key] + 12 + len(key) + len(model[key])
+        return any(at < end and start < stop for at, stop in hits)
+
+    lost = [key for key in model if key not in contents and not was_hit(key)]
+    assert lost == [], report
