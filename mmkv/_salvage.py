@@ -218,20 +218,21 @@ class _Source:
     def _choose(self, status: os.stat_result) -> None:
         # C, the state to salvage, and what is known of it: how long the file was, how many records there were.
         slots: list[tuple[int, int, int, int, bool]] = []
-        torn = False
+        torn = []
         for at in SLOTS:
             raw = self.read(at, SLOT.size)
             magic, epoch, length, count, _, checksum, clean = SLOT.unpack(raw)
             if magic == b"mmkvCKPT" and xxh3(raw[:120], self.seed ^ at) == checksum and 1 <= epoch < EPOCH:
                 slots.append((epoch, -at, length, count, clean == _stamp(epoch, at + 128)))
-            elif any(raw):
-                torn = True
-                self.tell("slot", None, at, "a checkpoint slot is damaged")
+            elif any(magic) or not any(raw):  # without a magic, its writer died at it
+                torn.append(at)
         control = self.read(CONTROL, 128)
         device, inode, _, _, _, _, now, durable, _, marked, failed = struct.unpack_from("<9QII", control, 16)
         newest, _, self.limit, count, clean = max(slots, default=(0, 0, self.size, 0, False))
         self.epoch, self.expected = newest, count if slots else None
-        self.certain_epoch = True
+        for at in torn:
+            if newest != 1:  # at first one of them is zeros
+                self.tell("slot", None, at, "a checkpoint slot is damaged")
         if clean:
             return
         same_boot = control[:16] == _boot_id() and (device, inode) == (status.st_dev, status.st_ino) and not failed
@@ -240,13 +241,14 @@ class _Source:
             self._roll_back()
         elif marked == 1 and newest < durable < EPOCH:
             self.epoch = durable
-        elif torn or not slots:
+        elif torn:
             # Which checkpoint was the last is not known: whatever has not died counts, the youngest of each key.
-            self.epoch, self.certain_epoch = EPOCH, False
+            self.epoch, self.expected, self.limit = EPOCH, None, self.size
+            return
         else:
             return
         self.limit = self.size
-        self.expected = None if not self.certain_epoch else self._counted()
+        self.expected = self._counted()
 
     def _counted(self) -> int:
         total = 0
@@ -269,6 +271,7 @@ class _Source:
     def _zones(self) -> None:
         # Each entry that holds is believed, whatever its neighbours say.
         self.zones: list[tuple[int, int, int, int]] = []  # offset, pages, own pages, where the descriptors are
+        self.covered.clear()
         end = self.start
         table = self.read(ZONES, 2048 * ZONE.size)
         for number in range(2048):
@@ -393,7 +396,7 @@ class _Source:
         return self.parse(self.read(offset, size), 0, size, ALONE)
 
     def _damaged(self, data: bytes, at: int, room: int, shard: int, offset: int) -> None:
-        self.lost += not self.quiet
+        self.lost += 1
         self.tell("record", self.key_of(data, at, room, shard), offset, "the record is damaged")
 
     def _chunk(self, extent: _Extent) -> Iterator[_Found]:
@@ -521,12 +524,12 @@ class _Target:
         self.flush()
         if not self.contested:
             return
-        source.quiet = True
+        source.quiet, lost = True, source.lost
         best: dict[bytes, _Found] = {}
         for found in source.led_to():
             if found.key in self.contested and (found.key not in best or found.born > best[found.key].born):
                 best[found.key] = found
-        source.quiet = False
+        source.quiet, source.lost = False, lost
         for key, found in best.items():
             self.store[key] = found.value
             source.tell("duplicate", key, found.offset, "several live records had this key; the youngest was taken")

@@ -8,9 +8,9 @@
  * Steps, each of which may be the last before a SIGKILL or a power cut; done again from the start it comes to the same:
  *  1. choose C, the state to go back to, and look: nothing durable is changed but what rollbacks and mended zone entries
  *     change, which are right before and after;
- *  2. if the records to be left out are not in the slot's count: flush all, write the other slot with C and the true
- *     count, flush it, then void the first. Until then the first slot stands, and all that it counts is still there;
- *     after it the damaged records are not counted, and still there: looked at again, they are told again;
+ *  2. unless the slot says C and the true count already: flush all, write the other slot with these, flush it, then
+ *     the first one alike. Until then the first slot stands, and all that it counts is still there; after it the damaged
+ *     records are not counted, and still there: looked at again, they are told again;
  *  3. recovery to C, which now leaves out what was told, and flushes that before any later slot is written. */
 #include <stdlib.h>
 
@@ -52,11 +52,13 @@ int repair_superblock(int fd, struct repair *repair)
 
 /* ---- the state to go back to ---- */
 
-/* A slot that was never written is zeros. */
-static bool slot_torn(const mmkv_store *s, int which)
+/* Not one whose writer died at it, which has no magic. (A new store's slot B is zeros, until there are records.) */
+static bool slot_damaged(const mmkv_store *s, int which)
 {
     static const struct fmt_slot none;
-    return !slot_valid(s, which) && memcmp(slot_of(s, which), &none, sizeof none);
+    const struct fmt_slot *slot = slot_of(s, which);
+    return !slot_valid(s, which) && (memcmp(slot->magic, none.magic, sizeof none.magic)
+                                     || (!memcmp(slot, &none, offsetof(struct fmt_slot, clean)) && slot_of(s, !which)->epoch > 1));
 }
 
 static void choose(mmkv_store *s, bool same_boot, struct basis *b)
@@ -73,7 +75,7 @@ static void choose(mmkv_store *s, bool same_boot, struct basis *b)
     /* An orderly end, whose slot was damaged since. */
     else if (control->clean == 1 && !control->failed && control->durable > above && control->durable < FMT_EPOCH_MASK) b->c = control->durable;
     b->now = b->c != above;
-    b->torn = !b->now && slot_torn(s, !b->slot);
+    b->torn = !b->now && b->slot >= 0 && slot_damaged(s, !b->slot);
 }
 
 /* What killed writers had under way. */
@@ -172,28 +174,18 @@ static int look(struct recovery *r, const struct basis *b)
     return rc ? rc : nothing_missing(r, b);
 }
 
-/* Step 2. */
-static int write_true_slot(const struct recovery *r, const struct basis *b)
+/* Step 2. Two equal slots are as good as one; the next checkpoint writes B. */
+static int write_true_slots(const struct recovery *r, const struct basis *b)
 {
     mmkv_store *s = r->s;
     struct fmt_slot values = { .epoch = b->c, .file_length = b->length, .record_count = r->count, .record_sum = r->sum,
                                .time_ns = os_now_ns() };
-    struct fmt_slot *first = b->slot < 0 ? NULL : slot_of(s, b->slot);
     memcpy(values.magic, FMT_SLOT_MAGIC, 8);
     const void *whole = at(s, 0, b->length);
     int rc = whole ? checkpoint_flush(s, whole, b->length) : fail(MMKV_CORRUPT, 0, "the file is shorter than its zones");
-    if (rc || (rc = slot_write(s, b->slot == 0, &values)) || !first || first->epoch < b->c) return rc;
-    memset(first, 0, sizeof *first);
-    return checkpoint_flush(s, first, FMT_PAGE);
-}
-
-/* The next checkpoint would write it anew, but may be long in coming. */
-static int clear_torn_slot(struct recovery *r, const struct basis *b)
-{
-    int other = b->slot == 0;
-    if (!slot_torn(r->s, other)) return 0;
-    memset(slot_of(r->s, other), 0, sizeof(struct fmt_slot));
-    return checkpoint_flush(r->s, slot_of(r->s, other), FMT_PAGE);
+    int first = b->slot == 0; /* the one that does not stand */
+    if (!rc) rc = slot_write(s, first, &values);
+    return rc ? rc : slot_write(s, !first, &values);
 }
 
 /* The attach lock is held and nobody is attached or reading. */
@@ -206,7 +198,7 @@ int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot)
     if (!r) return fail(MMKV_NO_MEMORY, 0, "out of memory");
     *r = (struct recovery){ .s = s, .c = b.c, .repair = s->repair, .look = true };
     r->expected = b.slot < 0 ? 0 : 2 * slot_of(s, b.slot)->record_count;
-    if (b.slot >= 0 && slot_torn(s, !b.slot))
+    if (b.slot >= 0 && slot_damaged(s, !b.slot))
         damage(r, "slot", NULL, 0, b.slot ? FMT_SLOT_A_AT : FMT_SLOT_B_AT, b.torn
                ? "a checkpoint slot is damaged: if it was the newer one, the store is back at the checkpoint before it"
                : "a checkpoint slot is damaged");
@@ -214,8 +206,7 @@ int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot)
     if (!rc && b.now) roll_back(s);
     if (!rc) rc = look(r, &b);
     s->repair->records = r->count;
-    if (!rc && (b.now || r->count != slot_of(s, b.slot)->record_count)) rc = write_true_slot(r, &b);
-    else if (!rc) rc = clear_torn_slot(r, &b);
+    if (!rc && (b.now || !slot_valid(s, !b.slot) || r->count != slot_of(s, b.slot)->record_count)) rc = write_true_slots(r, &b);
     free(r);
     return rc ? rc : recover(s, s->repair);
 }
