@@ -12,7 +12,6 @@
  * twice: first only to look (`look`), which stores nothing. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "engine.h"
 
@@ -82,7 +81,7 @@ static enum verdict judge(struct recovery *r, uint64_t *born, uint64_t *dead, ui
     }
     d = mended(r, *dead, offset + 8);
     if (!fmt_stamp_ok(d, offset + 8)) return V_BAD;
-    if (fmt_epoch_of(d) > r->c) d = fmt_stamp(0, offset + 8);
+    if (fmt_epoch_of(d) > r->c) d = fmt_stamp(0, offset + 8); /* its death is undone */
     touch(r, born, b);
     touch(r, dead, d);
     return fmt_epoch_of(d) ? V_DEAD : V_LIVE;
@@ -469,14 +468,10 @@ int recover(mmkv_store *s, struct repair *repair)
     /* What lies beyond the cut is of a lost future; when the file grows again it must read as zeros. */
     if (!s->private_ && physical > slot->file_length && (rc = os_set_length(s->fd, slot->file_length))) return rc;
     map_cut(s, slot->file_length); /* who looked whether the memory can be trusted has mapped all of the file */
-    struct recovery *r = calloc(1, sizeof *r);
-    if (!r) return fail(MMKV_NO_MEMORY, 0, "out of memory");
-    *r = (struct recovery){ .s = s, .c = slot->epoch, .expected = slot->record_count, .repair = repair };
+    struct recovery r = { .s = s, .c = slot->epoch, .expected = slot->record_count, .repair = repair };
     if (repair) { /* the look counted as much */
-        r->done = slot->record_count;
-        r->expected *= 2;
+        r.done = slot->record_count;
+        r.expected *= 2;
     }
-    rc = recover_all(r, slot, which ? FMT_SLOT_B_AT : FMT_SLOT_A_AT);
-    free(r);
-    return rc;
+    return recover_all(&r, slot, which ? FMT_SLOT_B_AT : FMT_SLOT_A_AT);
 }

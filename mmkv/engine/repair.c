@@ -12,8 +12,6 @@
  *     the first one alike. Until then the first slot stands, and all that it counts is still there; after it the damaged
  *     records are not counted, and still there: looked at again, they are told again;
  *  3. recovery to C, which now leaves out what was told, and flushes that before any later slot is written. */
-#include <stdlib.h>
-
 #include "engine.h"
 
 /* What the file is brought back to. */
@@ -194,19 +192,16 @@ int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot)
     struct basis b;
     choose(s, same_boot, &b);
     if (b.slot < 0 && !b.now) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot: this cannot be repaired");
-    struct recovery *r = calloc(1, sizeof *r);
-    if (!r) return fail(MMKV_NO_MEMORY, 0, "out of memory");
-    *r = (struct recovery){ .s = s, .c = b.c, .repair = s->repair, .look = true };
-    r->expected = b.slot < 0 ? 0 : 2 * slot_of(s, b.slot)->record_count;
+    struct recovery r = { .s = s, .c = b.c, .repair = s->repair, .look = true };
+    r.expected = b.slot < 0 ? 0 : 2 * slot_of(s, b.slot)->record_count;
     if (b.slot >= 0 && slot_damaged(s, !b.slot))
-        damage(r, "slot", NULL, 0, b.slot ? FMT_SLOT_A_AT : FMT_SLOT_B_AT, b.torn
+        damage(&r, "slot", NULL, 0, b.slot ? FMT_SLOT_A_AT : FMT_SLOT_B_AT, b.torn
                ? "a checkpoint slot is damaged: if it was the newer one, the store is back at the checkpoint before it"
                : "a checkpoint slot is damaged");
-    int rc = mend_zones(r, &b, physical);
+    int rc = mend_zones(&r, &b, physical);
     if (!rc && b.now) roll_back(s);
-    if (!rc) rc = look(r, &b);
-    s->repair->records = r->count;
-    if (!rc && (b.now || !slot_valid(s, !b.slot) || r->count != slot_of(s, b.slot)->record_count)) rc = write_true_slots(r, &b);
-    free(r);
+    if (!rc) rc = look(&r, &b);
+    s->repair->records = r.count;
+    if (!rc && (b.now || !slot_valid(s, !b.slot) || r.count != slot_of(s, b.slot)->record_count)) rc = write_true_slots(&r, &b);
     return rc ? rc : recover(s, s->repair);
 }

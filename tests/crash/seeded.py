@@ -177,22 +177,22 @@ BUGS = [
         "death-forgotten",
         "recovery takes a record that died after the checkpoint for dead",
         "recover.c",
-        "if (d && d <= r->c) return V_DEAD;",
-        "if (d) return V_DEAD;",
+        "if (fmt_epoch_of(d) > r->c) d = fmt_stamp(0, offset + 8);",
+        "",
     ),
     Bug(
         "death-not-undone",
         "recovery leaves a death after the checkpoint in its word",
         "recover.c",
-        "if (d) store(dead, fmt_stamp(0, offset + 8));",
-        "",
+        "    touch(r, dead, d);\n    return",
+        "    return",
     ),
     Bug(
         "ghost-not-wiped",
         "recovery leaves the birth of a ghost in its word",
         "recover.c",
-        "store(born, 0);\n        kill_fence();\n        store(dead, 0);",
-        "",
+        "        wipe(r, born, dead);\n        return V_UNBORN;",
+        "        return V_UNBORN;",
     ),
 ]
 QUICK = ("slot-before-heap", "slot-not-flushed", "extent-reused-early")
