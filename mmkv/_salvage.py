@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import stat
@@ -109,7 +110,9 @@ class _Source:
         self.restored: dict[int, int] = {}  # words that a rollback of killed writers would restore
         self.unreadable: set[int] = set()  # pages
         self.quiet = False  # a walk that is not the first tells nothing twice
-        self.unsure: list[tuple[_Extent, int]] = []  # blocks of chunks whose epoch words are gone
+        self.unsure = 0  # damaged epoch words
+        self.chunks: list[_Extent] = []
+        self.strays: list[_Extent] = []  # those that no descriptor leads to
         self.covered: list[tuple[int, int]] = []  # ranges that extents and the zones' own pages account for
         self.lost = 0  # records that were live and are damaged
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -242,8 +245,10 @@ class _Source:
         elif marked == 1 and newest < durable < EPOCH:
             self.epoch = durable
         elif torn:
-            # Which checkpoint was the last is not known: whatever has not died counts, the youngest of each key.
             self.epoch, self.expected, self.limit = EPOCH, None, self.size
+            if newest != 1:
+                text = "which checkpoint was the last is not known: of each key the youngest record is taken"
+                self.tell("slot", None, torn[0], text)
             return
         else:
             return
@@ -405,10 +410,11 @@ class _Source:
         data = self.read(extent.offset, extent.pages * PAGE)
         words_at, first = _epochs_at(blocks), _blocks_at(blocks)
         words = struct.unpack_from(f"<{2 * blocks}Q", data, words_at)
-        hurt = CHUNK_HEADER.unpack_from(data) != (extent.shard, extent.class_, order, blocks)
+        if not self.quiet:
+            self.chunks.append(extent)
         for block in range(blocks):
             born = words[2 * block]
-            if not born and not hurt:
+            if not born:
                 continue
             live = self._verdict(born, words[2 * block + 1], extent.offset + words_at + 16 * block)
             at = first + block * size
@@ -418,10 +424,9 @@ class _Source:
                     yield _Found(extent.offset + at, born & EPOCH, *found)
                 else:
                     self._damaged(data, at, size, extent.shard, extent.offset + at)
-            elif (live is None or not born) and not self.quiet:
-                if live is None:
-                    self.tell("epoch", None, extent.offset + words_at + 16 * block, "an epoch word is damaged")
-                self.unsure.append((extent, block))
+            elif live is None:
+                self.unsure += 1
+                self.tell("epoch", None, extent.offset + words_at + 16 * block, "an epoch word is damaged")
 
     # ---- steps 2 and 3 ----
 
@@ -448,7 +453,8 @@ class _Source:
                 if plausible and blocks and blocks == _blocks(order, class_):
                     taken = 0
                     self.covered.append((offset, offset + length))
-                    for found in self._chunk(_Extent(offset, 1 << order, shard, class_, CHUNK, 0)):
+                    self.strays.append(_Extent(offset, 1 << order, shard, class_, CHUNK, 0))
+                    for found in self._chunk(self.strays[-1]):
                         taken += 1
                         yield found
                     if taken:
@@ -457,15 +463,27 @@ class _Source:
                 else:
                     offset += PAGE
 
+    def strays_again(self) -> Iterator[_Found]:
+        """The same once more."""
+        for extent in self.strays:
+            yield from self._chunk(extent)
+
     def unsure_records(self) -> Iterator[_Found]:
         """Records that are whole, of which nothing says whether they live."""
-        for extent, block in self.unsure:
+        for extent in self.chunks:
             order = extent.pages.bit_length() - 1
             size, blocks = _class_size(extent.class_), _blocks(order, extent.class_)
-            offset = extent.offset + _blocks_at(blocks) + block * size
-            found = self.parse(self.read(offset, size), 0, size, order)
-            if found is not None and self.shard_of(found[0]) == extent.shard:
-                yield _Found(offset, 0, *found)
+            data = self.read(extent.offset, extent.pages * PAGE)
+            words = struct.unpack_from(f"<{2 * blocks}Q", data, _epochs_at(blocks))
+            for block in range(blocks):
+                at = extent.offset + _epochs_at(blocks) + 16 * block
+                born = words[2 * block]  # 0: never used, or overwritten with zeros
+                if born and self._verdict(born, words[2 * block + 1], at) is not None:
+                    continue
+                at = _blocks_at(blocks) + block * size
+                found = self.parse(data, at, size, order)
+                if found is not None and self.shard_of(found[0]) == extent.shard:
+                    yield _Found(extent.offset + at, 0, *found)
         for start, end in list(self.uncovered()):
             yield from self._scan(start, end)
 
@@ -526,7 +544,7 @@ class _Target:
             return
         source.quiet, lost = True, source.lost
         best: dict[bytes, _Found] = {}
-        for found in source.led_to():
+        for found in itertools.chain(source.led_to(), source.strays_again()):
             if found.key in self.contested and (found.key not in best or found.born > best[found.key].born):
                 best[found.key] = found
         source.quiet, source.lost = False, lost
@@ -539,21 +557,25 @@ class _Target:
 def _fill(source: _Source, target: _Target) -> None:
     for found in source.led_to():
         target.put(found)
-    target.settle(source)
-    if source.expected is not None and len(target.store) + source.lost == source.expected and not source.unsure:
-        return
-    for step in (source.stray_chunks, source.unsure_records):
-        for found in step():
-            if found.key in target:
-                continue
+    target.flush()
+    complete = source.expected is not None and len(target.store) + source.lost == source.expected and not source.unsure
+    if not complete:
+        for found in source.stray_chunks():
             target.put(found)
-            if not found.born:
-                text = "found by scanning: it may have been deleted, or be an older value"
-                source.tell("scan", found.key, found.offset, text)
-        target.flush()
-    missing = (source.expected or 0) - len(target.store)
-    if missing > source.lost:
-        source.tell("missing", None, 0, f"{missing - source.lost} more records were counted than were found")
+    target.settle(source)
+    if complete:
+        return
+    sure = len(target.store)
+    for found in source.unsure_records():
+        if found.key not in target:
+            target.put(found)
+            text = "found by scanning: it may have been deleted, or be an older value"
+            source.tell("scan", found.key, found.offset, text)
+    target.flush()
+    missing = (source.expected or 0) - sure - source.lost
+    if missing > 0:
+        text = f"{missing} more records were counted; some may be among those found by scanning"
+        source.tell("missing", None, 0, text)
 
 
 def salvage(
@@ -564,8 +586,9 @@ def salvage(
     """Copy every record that is still whole out of a damaged store into a new one.
 
     The source is only read, whatever its state, and nobody may have it open for writing; writers that come meanwhile
-    wait. What is taken is what the store held last: after a power cut the last checkpoint. Records of which that cannot
-    be told any more are taken too if there is no other of their key, and reported with the kind "scan".
+    wait. What is taken is what the store held last: after a power cut the last checkpoint, or, where the damage is such
+    that this is not known, the youngest record of each key. Records of which nothing can be told any more are taken too
+    if there is no other of their key, and reported with the kind "scan".
 
     Args:
         source: the damaged store.

@@ -276,14 +276,15 @@ static int recover_chunk(struct recovery *r, const struct fmt_extent *e, uint64_
     return 0;
 }
 
-/* A record in an extent of its own, whose epoch words are the descriptor's. */
-static int recover_value(struct recovery *r, const struct fmt_extent *e, struct fmt_epochs *epochs, uint64_t offset)
+/* A record in an extent of its own, whose epoch words are the descriptor's. *left_out: it was damaged. */
+static int recover_value(struct recovery *r, const struct fmt_extent *e, struct fmt_epochs *epochs, uint64_t offset, bool *left_out)
 {
     struct batch b;
     batch_open(&b, r, e->shard, FMT_RECORD_ALONE, (uint64_t)e->pages * FMT_PAGE);
     int rc = batch_add(&b, offset, epochs);
     if (!rc) rc = batch_flush(&b);
-    if (rc || r->look || !epochs->born) return rc;
+    *left_out = !rc && !b.found[0].epochs;
+    if (rc || r->look || *left_out) return rc;
     const struct fmt_record *record;
     uint64_t size;
     if (record_of(r->s, offset, &record, &size) && heap_class(size) < FMT_CLASSES)
@@ -338,10 +339,12 @@ static int recover_extent(struct recovery *r, struct zone *zone, uint64_t page, 
     }
     if (*WORD(copy.pages) != *WORD(e->pages) || (copy.link ^ e->link) & ~FMT_LINK_MASK) touch(r, WORD(e->pages), *WORD(copy.pages));
     if (!r->look) store(&e->link, copy.link & ~FMT_LINK_MASK);
-    *pages = copy.pages;
+    bool left_out = false;
     int rc = copy.type == FMT_EXTENT_CHUNK ? recover_chunk(r, &copy, offset)
-                                           : recover_value(r, &copy, (struct fmt_epochs *)(void *)e, offset);
-    if (rc || r->look || !e->born) return rc; /* unborn: its record was damaged, and its pages are free */
+                                           : recover_value(r, &copy, (struct fmt_epochs *)(void *)e, offset, &left_out);
+    if (rc || left_out) return rc; /* its other pages' descriptors count again */
+    *pages = copy.pages;
+    if (r->look) return 0;
     bits_set(zone->free, page, copy.pages, false);
     bits_set(zone->holes, page, copy.pages, false);
     zone_state_of(s, zone->number)->free -= copy.pages;

@@ -129,3 +129,11 @@ def killed_at(call: int, work: Callable[[Callable[[int, int], None]], object]) -
             os._exit(1)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), f"it ended before call {call}"
+
+
+def check_scanned(report: mmkv.Report, contents: dict[bytes, bytes], model: dict[bytes, bytes]) -> None:
+    """Every key is there; only values that were found by scanning may be older ones, or have been deleted."""
+    scanned = {error.key for error in report.errors if error.kind == "scan"}
+    assert set(model) <= set(contents)
+    wrong = {key for key, value in contents.items() if model.get(key) != value}
+    assert wrong <= scanned
