@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +21,15 @@ import mmkv
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("MMKV_TEST_SEED", "0"))
+
+
+@functools.cache
+def beside_tests() -> str:
+    """A directory for PYTHONPATH with which `tests` can be imported and mmkv is still the installed one."""
+    directory = tempfile.mkdtemp(prefix="mmkv-tests-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    os.symlink(ROOT / "tests", os.path.join(directory, "tests"))
+    return directory
 
 
 def check_report(report: Any, path: Path) -> None:

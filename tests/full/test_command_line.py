@@ -15,7 +15,7 @@ import pytest
 
 import mmkv
 from tests.full.disks import MIB, Disk
-from tests.support import ROOT
+from tests.support import beside_tests
 
 
 def command(*arguments: object, limit: int | None = None) -> tuple[int, str, str]:
@@ -27,8 +27,8 @@ def command(*arguments: object, limit: int | None = None) -> tuple[int, str, str
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     done = subprocess.run(
-        [sys.executable, "-m", "mmkv.cli", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-P", "-m", "mmkv.cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": beside_tests()},
         capture_output=True,
         text=True,
         preexec_fn=prepare,

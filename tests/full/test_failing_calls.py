@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, run_python
+from tests.support import beside_tests, run_python
 
 CALLS = [
     ("fallocate", errno.ENOSPC),
@@ -38,8 +38,8 @@ SLOW = [("fallocate", errno.EDQUOT), ("fallocate", errno.EFBIG), ("fallocate", e
 def run_shimmed(shim: Path, *arguments: object) -> str:
     """Run Python with the shim loaded, and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", *map(str, arguments)],
-        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-P", "-X", "faulthandler", *map(str, arguments)],
+        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": beside_tests()},
         capture_output=True,
         text=True,
         timeout=300,

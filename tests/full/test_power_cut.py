@@ -16,7 +16,7 @@ import pytest
 import mmkv
 from tests.full.content import Content, expect_full
 from tests.full.disks import MIB, Disk
-from tests.support import ROOT, blocks_of, run_python
+from tests.support import beside_tests, blocks_of, run_python
 
 CONTROL_AT, ZONES_AT, ZONES = 0x3000, 0x18000, 2048
 KINDS = ["ext4", "xfs", "tmpfs"]
@@ -54,8 +54,8 @@ def write_and_be_killed(
     """What the store holds at its last checkpoint; nothing of the boot it was written in is trusted any more."""
     arguments = [path, beside, law, seed, max_size, steps]
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-P", "-c", WRITER, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": beside_tests()},
         capture_output=True,
         text=True,
         check=False,
@@ -163,8 +163,8 @@ def another_process(path: Path) -> Iterator[Callable[[str], str]]:
             print(result, flush=True)
     """
     with subprocess.Popen(
-        [sys.executable, "-c", "\n".join(line[4:] for line in code.splitlines()), path],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-P", "-c", "\n".join(line[4:] for line in code.splitlines()), path],
+        env={**os.environ, "PYTHONPATH": beside_tests()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
