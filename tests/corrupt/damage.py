@@ -10,8 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mmkv
-from tests.format.reader import ALLOCATOR, CONTROL, SHARDS, ZONE_STATES, ZONES, Zone, read_checkpoint, read_current
-from tests.support import random_bytes
+from tests.format.reader import (
+    ALLOCATOR,
+    CHUNK,
+    CONTROL,
+    SHARDS,
+    ZONE_STATES,
+    ZONES,
+    Zone,
+    blocks_at,
+    chunk_blocks,
+    class_size,
+    epochs_at,
+    read_checkpoint,
+    read_current,
+)
+from tests.support import random_bytes, run_python
 
 PAGE = 4096
 SLOTS = (0x1000, 0x2000)
@@ -137,3 +151,34 @@ def check_scanned(report: mmkv.Report, contents: dict[bytes, bytes], model: dict
     assert set(model) <= set(contents)
     wrong = {key for key, value in contents.items() if model.get(key) != value}
     assert wrong <= scanned
+
+
+def words_at(path: Path, record: int) -> int:
+    """Where the epoch words of a record in a chunk are, live or dead."""
+    extent = next(e for e in read_current(path).extents if e.offset <= record < e.offset + e.pages * PAGE)
+    assert extent.type == CHUNK
+    size = class_size(extent.class_)
+    blocks = chunk_blocks(extent.pages * PAGE, size)
+    return extent.offset + epochs_at(blocks) + 16 * ((record - extent.offset - blocks_at(blocks)) // size)
+
+
+def leave_half_done(path: Path) -> None:
+    """A store whose only writer was killed in this boot, its last put in the undo log as if it had not committed."""
+    run_python(
+        """
+        import os, sys, mmkv
+        db = mmkv.open(sys.argv[1], sync="manual", shards=1)
+        db[b"durable"] = b"1"
+        db.sync()
+        db[b"in memory"] = b"2"
+        db[b"half done"] = b"3"
+        os._exit(0)
+        """,
+        path,
+    )
+    born = words_at(path, read_current(path).offsets[b"half done"])
+    with open(path, "rb") as file:
+        file.seek(SHARDS + 96)
+        epoch = struct.unpack("<Q", file.read(8))[0]
+    log = (2, 0, SHARDS + 104 + 8 * (epoch & 1), 2, born, 0)  # two entries: the shard's count, the record's birth
+    write(path, SHARDS + 2560, struct.pack("<6Q", *log))

@@ -103,8 +103,13 @@ def test_superblock_and_copy_stand_in_for_each_other(open_store: Any, path: Path
     assert path.read_bytes()[0x16000:0x17000] == content[: damage.PAGE]
 
 
-def test_the_newer_slot_of_a_closed_store_can_be_made_anew(open_store: Any, path: Path, rng: random.Random) -> None:
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_the_newer_slot_of_a_closed_store_can_be_made_anew(
+    open_store: Any, path: Path, rng: random.Random, same_boot: bool
+) -> None:
     model = damage.make(path, rng, clean=True)
+    if not same_boot:
+        damage.forget_the_boot(path)
     newer = max(damage.SLOTS, key=lambda at: damage.slot_epoch(path, at))
     damage.flip(path, newer + rng.randrange(128), rng.randrange(8))
     report, contents = repaired(open_store, path)
@@ -184,6 +189,13 @@ def test_nothing_is_lost_of_what_killed_processes_wrote_in_this_boot(open_store:
     report, contents = repaired(open_store, path)
     assert report.ok
     assert contents == {b"%d" % i: b"durable" if i < 1000 else b"in memory" * 30 for i in range(4000)}
+
+
+def test_what_a_killed_writer_had_half_done_is_rolled_back(open_store: Any, path: Path) -> None:
+    damage.leave_half_done(path)
+    report, contents = repaired(open_store, path)
+    assert report.ok
+    assert contents == {b"durable": b"1", b"in memory": b"2"}
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
