@@ -330,6 +330,11 @@ static int recover_extent(struct recovery *r, struct zone *zone, uint64_t page, 
     uint64_t offset = zone->offset + page * FMT_PAGE, e_at = offset_of(s, e);
     enum verdict v = judge(r, &e->born, &e->dead, e_at);
     *pages = 1;
+    if (v == V_DEAD && r->repair && (e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), e_at)) {
+        int rc = damage(r, "descriptor", NULL, 0, e_at, "the descriptor of an extent that is dead was damaged and is wiped");
+        if (!rc) wipe(r, &e->born, &e->dead);
+        return rc;
+    }
     if (v == V_UNBORN || v == V_DEAD) return 0;
     copy = *e;
     if (v == V_BAD || (!descriptor_good(r, zone, page, e, e_at) && !descriptor_mended(r, zone, page, &copy, e_at))) {

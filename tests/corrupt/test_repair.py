@@ -10,7 +10,7 @@ import pytest
 
 import mmkv
 from tests.corrupt import damage
-from tests.format.reader import Extent, read_current
+from tests.format.reader import VALUE, Extent, read_current
 from tests.support import run_python
 
 
@@ -196,6 +196,23 @@ def test_what_a_killed_writer_had_half_done_is_rolled_back(open_store: Any, path
     report, contents = repaired(open_store, path)
     assert report.ok
     assert contents == {b"durable": b"1", b"in memory": b"2"}
+
+
+def test_a_damaged_descriptor_of_a_dead_extent_is_wiped(open_store: Any, path: Path) -> None:
+    """It holds nothing, but verify() looks at it as well."""
+    with open_store() as db:
+        db.update({b"small": b"y", b"large": b"x" * 50_000})
+        db.sync()
+        extent = next(extent for extent in read_current(path).extents if extent.type == VALUE)
+        zone = next(zone for zone in read_current(path).zones if zone.offset <= extent.offset < zone.end)
+        at = zone.offset + zone.descriptors + 32 * ((extent.offset - zone.offset) // damage.PAGE)
+        del db[b"large"]
+    damage.write(path, at + 20, b"\xff\xff")  # the shard's number
+    with mmkv.open(path, "r") as db:
+        assert [error.kind for error in db.verify().errors] == ["descriptor"]
+    report, contents = repaired(open_store, path)
+    assert [error.kind for error in report.errors] == ["descriptor"]
+    assert contents == {b"small": b"y"}
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
