@@ -10,9 +10,10 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mmkv
@@ -69,14 +70,14 @@ def read(path: Path) -> None:
             pass
 
 
-def main() -> None:
-    """Measure and print."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description="Measure recovery.")
     parser.add_argument("--records", type=int, default=1_000_000, metavar="N", help="records in the store (1,000,000)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (5)")
     parser.add_argument("--seed", type=int, default=1, help="of the keys (1)")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where the file is made")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         path = Path(directory) / "store.mmkv"
         fill(path, options.records, options.seed)
@@ -94,8 +95,12 @@ def main() -> None:
         for cache in ("warm", "cold"):
             recovery, reading = (statistics.median(times[cache, name]) for name in ("recovery", "reading"))
             rate = options.records / recovery / 1e6
-            print(f"{cache}: recovery {recovery:.3f} s, {rate:.2f} million records/s; reading {reading:.3f} s")
+            print(
+                f"{cache}: recovery {recovery:.3f} s, {rate:.2f} million records/s; "
+                f"reading {reading:.3f} s, ratio {recovery / reading:.1f}"
+            )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 
 import mmkv
 from benchmarks import __main__ as command_line
-from benchmarks import builds, checkpoints, compare, report, runner
+from benchmarks import builds, checkpoints, compare, recovery, report, runner
 from benchmarks.adapters import ADAPTERS
 from benchmarks.data import Data, KeyObjects, Sizes
 from benchmarks.results import CPU_METRIC, Results, Sample
@@ -154,4 +154,17 @@ def test_checkpoints_are_measured(command: list[str], tmp_path: Path, capsys: py
     assert checkpoints.main([*command, "--rounds", "2", "--seconds", "0.05", "--directory", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("ratio") == 3, printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recovery_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovered: list[int] = []
+    opened = mmkv.open
+    monkeypatch.setattr(mmkv, "open", lambda *a, **k: opened(*a, **k, progress=lambda done, _: recovered.append(done)))
+    assert recovery.main(["--records", "300", "--rounds", "2", "--directory", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("million records/s") == 2, printed
+    assert recovered.count(300) == 4, "each timed open recovers"
     assert list(tmp_path.iterdir()) == []
