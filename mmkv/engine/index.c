@@ -82,7 +82,8 @@ int index_table(mmkv_store *s, struct fmt_shard *sh, uint32_t bits, uint64_t *ta
     uint64_t word = load(&words[(uint64_t)bits >> (FMT_DEPTH_MAX - depth_of(directory))]);
     *table = place_of(word);
     *depth = depth_of(word);
-    return *depth > depth_of(directory) ? MMKV_CORRUPT : 0;
+    /* Every word of a directory leads to a table; a page of zeros must not pass for a shard without keys. */
+    return *depth > depth_of(directory) || !*table ? MMKV_CORRUPT : 0;
 }
 
 /* ---- find ---- */

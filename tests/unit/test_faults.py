@@ -228,13 +228,14 @@ def test_a_truncated_store_nobody_closes(tmp_path: Path) -> None:
     assert out == "end\n"
 
 
+@pytest.mark.parametrize("shards", [1, 4])  # one has a directory that lies in the index, not in the shard
 @pytest.mark.parametrize("left", [0.3, 0.5, 0.9])
-def test_cut_off_and_grown_again(left: float, tmp_path: Path, route: dict[str, str]) -> None:
+def test_cut_off_and_grown_again(left: float, shards: int, tmp_path: Path, route: dict[str, str]) -> None:
     """Zeros in place of what was there are damage: no record is taken for absent, and no other for it."""
     run(
         """
         path, left = sys.argv[1], float(sys.argv[2])
-        db = mmkv.open(path, shards=4, sync="manual")
+        db = mmkv.open(path, shards=int(sys.argv[3]), sync="manual")
         for i in range(20000):
             db[b"%d" % i] = b"x%d" % i
         size = os.path.getsize(path)
@@ -256,6 +257,7 @@ def test_cut_off_and_grown_again(left: float, tmp_path: Path, route: dict[str, s
         """,
         tmp_path / "cut.mmkv",
         left,
+        shards,
         environment=route,
     )
 
