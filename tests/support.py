@@ -121,8 +121,10 @@ class Child:
 
     def kill(self) -> str:
         """SIGKILL it; returns what it had printed and nobody had read."""
+        assert self.process.stdout is not None
         self.process.kill()
-        rest, _ = self.process.communicate()
+        rest = self.process.stdout.read()  # communicate() would leave out what line() has read ahead
+        self.process.communicate()
         return rest
 
     def end(self) -> None:
