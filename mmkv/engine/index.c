@@ -106,7 +106,7 @@ static inline bool same_key(mmkv_store *s, uint64_t record, const void *key, siz
 static bool belongs(mmkv_store *s, uint64_t record, uint32_t bits)
 {
     struct view v;
-    if (!record_view(s, record, &v)) return false;
+    if (!record_view(s, record, &v) || view_zeros(&v)) return false;
     uint64_t hash = engine_hash(v.key, v.key_length, s->seed);
     return fmt_bits_of(hash, s->shard_bits) == bits && (!reads_checked(s) || record_good(&v, hash));
 }

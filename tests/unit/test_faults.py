@@ -13,9 +13,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xxhash import xxh3_64_intdigest as xxh3
 
+import mmkv
 from tests.support import Child, run_python
 
 # For the processes: what an operation comes to, and pages that fail. A page of a store's mapping is replaced by one of
@@ -226,6 +229,23 @@ def test_a_truncated_store_nobody_closes(tmp_path: Path) -> None:
         tmp_path / "cut",
     )
     assert out == "end\n"
+
+
+def test_a_record_of_zeros_is_not_the_empty_key(open_store: Any, path: Path) -> None:
+    """Read as a record, zeros have an empty key; a key whose hash looks like that one's is not absent for it."""
+    with open_store(shards=1) as db:
+        seed = db.stats().hash_seed
+        bits = xxh3(b"", seed) >> 44
+        key = next(key for i in range(1 << 26) if xxh3(key := b"%d" % i, seed) >> 44 == bits)
+        db[key] = b"a value that is found in the file"
+        at = path.read_bytes().index(key + b"a value")
+        whole = path.read_bytes()[at - 12 : at + len(key)]
+        with open(path, "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), bytes(len(whole)), at - 12)
+            with pytest.raises(mmkv.CorruptStoreError):
+                db[key]
+            os.pwrite(file.fileno(), whole, at - 12)
+        assert db[key] == b"a value that is found in the file"
 
 
 @pytest.mark.parametrize("shards", [1, 4])  # one has a directory that lies in the index, not in the shard
