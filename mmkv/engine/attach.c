@@ -189,10 +189,11 @@ static bool agrees_with_slot(mmkv_store *s, const struct fmt_slot *slot)
     return count == slot->record_count && sum == slot->record_sum;
 }
 
-static int recover_as(mmkv_store *s)
+/* By recovery, or, for a handle of mmkv_repair, by repair. */
+static int make_anew(mmkv_store *s, uint64_t physical)
 {
     be_settler(s);
-    int rc = recover(s, NULL);
+    int rc = s->repair ? repair_alone(s, physical, same_identity(s)) : recover(s, NULL);
     if (!rc && control_of(s)->failed) rc = checkpoint_rewrite(s);
     s->me = 0;
     return rc;
@@ -223,16 +224,10 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
     if (s->repair) {
         if ((rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers))) return rc;
         if (readers) return fail(MMKV_IN_USE, 0, "a repair has to wait until the store's read-only openers have left");
-        be_settler(s);
-        rc = repair_alone(s, physical, same_identity(s));
-        if (!rc && control_of(s)->failed) rc = checkpoint_rewrite(s);
-        s->me = 0;
-        return rc;
+        return make_anew(s, physical);
     }
     if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
-    if (physical < slot_of(s, which)->file_length)
-        return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
-                    (unsigned long long)physical, (unsigned long long)slot_of(s, which)->file_length);
+    if ((rc = check_reaches(physical, slot_of(s, which)->file_length))) return rc;
     bool clean = slot_clean(s, which) && !control_of(s)->failed;
     if ((clean || same_identity(s)) && control_plausible(s, physical)) {
         bool good = clean;
@@ -250,7 +245,7 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
     if (!s->private_ && (rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers))) return rc;
     if (readers)
         return fail(MMKV_IN_USE, 0, "the store needs recovery, which has to wait until its read-only openers have left");
-    return recover_as(s);
+    return make_anew(s, physical);
 }
 
 static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
@@ -350,22 +345,29 @@ static int lock_attach(mmkv_store *s, enum os_lock kind)
     return rc;
 }
 
+/* What is not durable yet, if anything is; a signal does not end it. */
+static int checkpoint_rest(mmkv_store *s)
+{
+    uint64_t epoch;
+    int rc = 0;
+    if (checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
+    return rc;
+}
+
 int detach(mmkv_store *s, int with_checkpoint)
 {
     bool there = false;
-    uint64_t epoch;
     int rc = 0, rc2;
     if (!s->writable || s->private_ || !s->slot_page) return 0;
     if ((rc = handle_whole(s))) return rc; /* nothing in it is worth a store any more */
-    if (with_checkpoint && checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
+    if (with_checkpoint) rc = checkpoint_rest(s);
     /* Marking clean needs that nobody comes or writes meanwhile. */
     if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
         bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
         for (int i = 0; i < 4; i++) left |= pages_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
         if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
-            /* of what others wrote since, if they did */
-            if (!rc && checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
+            if (!rc) rc = checkpoint_rest(s); /* of what others wrote since */
             if (!rc) rc = checkpoint_mark_clean(s);
         }
         if (!left) store32(&process_of(s, s->slot)->state, 0);

@@ -152,7 +152,7 @@ static void check_record(struct check *k, uint32_t shard, uint64_t offset, uint6
 static void check_needed(struct check *k, uint64_t offset, uint64_t room, uint64_t born, uint64_t dead)
 {
     uint64_t durable = load_acquire(&control_of(k->s)->durable);
-    struct view v;
+    struct view v = { .key_length = 0 };
     if (fmt_epoch_of(born) > durable || fmt_epoch_of(dead) <= durable) return;
     bool whole = record_view(k->s, offset, &v) && v.size <= room;
     if (whole && record_good(&v, engine_hash(v.key, v.key_length, k->s->seed))) return;
@@ -198,8 +198,7 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
     if (next_bit(chunk_bits(c), c->blocks, words * 64, true) < words * 64)
         note(k, "free map", NULL, 0, offset, "a block that the chunk does not have is marked free");
     if (first < c->blocks && first / 64 < c->hint) note(k, "free map", NULL, 0, offset, "a block is free below where the search begins");
-    uint32_t threshold = c->blocks / 16 ? c->blocks / 16 : 1;
-    if (c->list != (c->free ? FMT_LIST_AVAILABLE : c->waiting >= threshold ? FMT_LIST_WAITING : FMT_LIST_NONE))
+    if (c->list != chunk_list(c))
         note(k, "list", NULL, 0, offset, "the chunk is not in the list where it belongs");
     if (live != c->live || free_ != c->free || waiting != c->waiting)
         note(k, "counter", NULL, 0, offset, "the chunk counts %u live, %u free, %u waiting blocks and has %u, %u, %u", c->live,
@@ -232,7 +231,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
     uint32_t shard = e->shard;
     *pages = 1;
     if (!load(&e->born) || shard >= s->shard_count) {
-        if (load(&e->born) && (e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), e_at)) {
+        if (load(&e->born) && !extent_sealed(e, e_at)) {
             note(k, "descriptor", NULL, 0, e_at, "the descriptor's check does not hold");
             tell(k, true);
         }
@@ -249,7 +248,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
         } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8) || !fmt_epoch_of(born)) {
             note(k, "epoch", NULL, 0, e_at, "an extent's epoch word is damaged");
         } else if (!fmt_epoch_of(dead)) {
-            if ((e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), e_at) || !e->pages || e->pages > zone->pages - page) {
+            if (!extent_sealed(e, e_at) || !e->pages || e->pages > zone->pages - page) {
                 note(k, "descriptor", NULL, 0, e_at, "the descriptor's check does not hold");
             } else {
                 *pages = e->pages;
@@ -259,7 +258,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
                 else if (e->type == FMT_EXTENT_VALUE) check_record(k, shard, offset, (uint64_t)e->pages * FMT_PAGE, FMT_RECORD_ALONE);
                 else note(k, "descriptor", NULL, 0, e_at, "an extent of no known type");
             }
-        } else if ((e->link & ~FMT_LINK_MASK) == fmt_extent_check(*WORD(e->pages), e_at)) {
+        } else if (extent_sealed(e, e_at)) {
             check_dead(k, e, offset);
         }
     } while (look_end(k, shard, &look));
@@ -341,10 +340,7 @@ static int check_shard(struct check *k, uint32_t shard)
                 note(k, "index", NULL, 0, shard_at(shard), "the shard's directory is damaged");
                 break;
             }
-            if (!table) {
-                if (load(&sh->directory)) note(k, "index", NULL, 0, shard_at(shard), "the shard's directory has an empty word");
-                break;
-            }
+            if (!table) break;
             check_span(k, sh, shard, (uint32_t)bits, depth, table);
             check_table(k, shard, table, (uint32_t)bits, depth, &t);
             tables++;

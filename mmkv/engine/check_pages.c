@@ -41,7 +41,7 @@ static void mark_index(struct check *k, uint64_t **maps, uint32_t shard)
     for (uint64_t bits = 0; bits < 1u << FMT_DEPTH_MAX;) {
         uint64_t table;
         uint32_t d = 0;
-        if (index_table(k->s, sh, (uint32_t)bits, &table, &d) || !table) break;
+        if (index_table(k->s, sh, (uint32_t)bits, &table, &d)) break;
         mark(k, maps, table, 1, "a table");
         bits += 1ull << (FMT_DEPTH_MAX - d);
     }
@@ -77,7 +77,7 @@ static uint64_t walk_queue(struct check *k, uint64_t **maps, uint64_t most)
     for (uint64_t page = p->waiting_head; page; most--) {
         uint64_t offset = page << FMT_PAGE_SHIFT;
         const struct fmt_extent *e = extent_at(k->s, offset);
-        if (!e || !most || offset >> FMT_PAGE_SHIFT != page || !e->pages || (e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), offset_of(k->s, e))
+        if (!e || !most || offset >> FMT_PAGE_SHIFT != page || !e->pages || !extent_sealed(e, offset_of(k->s, e))
             || !fmt_epoch_of(e->dead) || fmt_epoch_of(e->dead) < epoch) {
             note(k, "pages", NULL, 0, offset, "the queue of dead extents is damaged");
             return p->waiting_pages; /* what comes after cannot be counted */
@@ -156,7 +156,7 @@ static int account(struct check *k)
     int rc = a.maps && a.tally && a.chunks ? 0 : fail(MMKV_NO_MEMORY, 0, "out of memory");
     for (uint64_t i = 0; i < zones && !rc; i++) {
         if ((rc = zone_get(s, i, &zone))) break;
-        if (!(a.maps[i] = calloc((zone.pages + 63) / 64, 8))) rc = fail(MMKV_NO_MEMORY, 0, "out of memory");
+        if (!(a.maps[i] = calloc(bitmap_words(zone.pages), 8))) rc = fail(MMKV_NO_MEMORY, 0, "out of memory");
     }
     /* A guard of its own, so that a fault does not pass over what is to be freed. */
     if (!rc) rc = GUARDED(s, (check_state(k), account_pages(k, &a, zones), 0));

@@ -92,7 +92,7 @@ void check_state(struct check *k)
 void check_zone_state(struct check *k, const struct zone *zone, uint64_t free_pages)
 {
     const struct fmt_zone_state *state = zone_state_of(k->s, zone->number);
-    uint64_t longest = 0, first = next_bit(zone->free, 0, zone->pages, true), whole = (zone->pages + 63) / 64 * 64;
+    uint64_t longest = 0, first = next_bit(zone->free, 0, zone->pages, true), whole = bitmap_words(zone->pages) * 64;
     for (uint64_t i = first; i < zone->pages;) {
         uint64_t end = next_bit(zone->free, i, zone->pages, false);
         if (end - i > longest) longest = end - i;

@@ -81,10 +81,7 @@ static int refuse_failed(mmkv_store *s)
  * The identity goes too: when all have left, the next open recovers to the last good checkpoint. */
 static int remember_failure(mmkv_store *s)
 {
-    struct fmt_control *control = control_of(s);
-    int os_errno = mmkv_failure_get()->os_errno;
-    memset(control->boot_id, 0, sizeof control->boot_id);
-    store32(&control->failed, os_errno ? (uint32_t)os_errno : 5u);
+    distrust_memory(s, mmkv_failure_get()->os_errno);
     return refuse_failed(s);
 }
 

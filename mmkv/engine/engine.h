@@ -101,13 +101,13 @@ enum { SHARD_STRIDE = sizeof(struct fmt_shard) / sizeof(uint32_t) };
 
 /* Run a call that uses the map of a handle. Its value is the call's, or, after a fault, the error's code. Nothing that the
  * call changed in the caller's own variables may be relied on afterwards, unless their address was given away. */
-#define GUARDED(s, call) __extension__({                                 \
-    struct guard guard_;                                                    \
-    int code_;                                                              \
-    guard_enter(&guard_, (s));                                              \
-    if (likely(!__builtin_setjmp(guard_.jump))) code_ = (call);             \
-    else code_ = guard_fault();                                             \
-    guard_leave(&guard_);                                                          \
+#define GUARDED(s, call) __extension__({                                \
+    struct guard guard_;                                                \
+    int code_;                                                          \
+    guard_enter(&guard_, (s));                                          \
+    if (likely(!__builtin_setjmp(guard_.jump))) code_ = (call);         \
+    else code_ = guard_fault();                                         \
+    guard_leave(&guard_);                                               \
     code_; })
 
 static inline void guard_enter(struct guard *g, mmkv_store *s)
@@ -272,6 +272,8 @@ struct op {
 };
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
+void lock_clear(uint32_t *word);                   /* unlock_word after a jump, whose guard knows already */
+void distrust_memory(mmkv_store *s, int os_errno);
 int op_rollback(struct op *op);
 void op_fail(struct op *op);                         /* it can neither go on nor be undone */
 int fail_unusable(const struct fmt_shard *sh);      /* NULL: the allocator */
@@ -379,6 +381,7 @@ int heap_locate(mmkv_store *s, uint32_t shard, uint64_t record, struct block *bl
 int heap_kill(struct op *op, uint64_t record);       /* the record dies in op->epoch */
 int heap_trim(struct op *op);                        /* give empty chunks back */
 struct fmt_chunk *chunk_at(mmkv_store *s, uint64_t offset, uint32_t shard);
+uint32_t chunk_list(const struct fmt_chunk *chunk);
 void chunk_format(struct fmt_chunk *chunk, uint32_t shard, uint32_t class_, uint32_t order);
 static inline uint64_t *chunk_bits(struct fmt_chunk *c) { return (uint64_t *)(void *)(c + 1); }
 static inline struct fmt_epochs *chunk_epochs(struct fmt_chunk *c)
@@ -388,6 +391,11 @@ static inline struct fmt_epochs *chunk_epochs(struct fmt_chunk *c)
 /* Two 32-bit fields change as one logged word. */
 static inline uint64_t pair(uint32_t low, uint32_t high) { return low | (uint64_t)high << 32; }
 #define WORD(field) ((uint64_t *)(void *)&(field))
+/* Is what a descriptor says about its extent what was written there? */
+static inline bool extent_sealed(const struct fmt_extent *e, uint64_t e_at)
+{
+    return (e->link & ~FMT_LINK_MASK) == fmt_extent_check(*WORD(e->pages), e_at);
+}
 
 /* ---- index.c ---- */
 struct place {                   /* where an entry is, or would go */
@@ -505,6 +513,7 @@ struct recovery {
 };
 int recover(mmkv_store *s, struct repair *repair);
 int recover_zone(struct recovery *r, uint64_t i);
+int check_reaches(uint64_t physical, uint64_t length); /* is the file as long as its checkpoint needs? */
 int damage(struct recovery *r, const char *kind, const void *key, size_t key_length, uint64_t offset, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot);

@@ -10,12 +10,17 @@ static _Thread_local mmkv_failure failure;
 
 const mmkv_failure *mmkv_failure_get(void) { return &failure; }
 
+static void record(mmkv_failure what, const char *format, va_list arguments)
+{
+    vsnprintf(what.text, sizeof what.text, format, arguments); /* before the last one goes: it may be among the arguments */
+    failure = what;
+}
+
 int fail(int code, uint64_t offset, const char *format, ...)
 {
     va_list arguments;
-    failure = (mmkv_failure){ .code = code, .offset = offset };
     va_start(arguments, format);
-    vsnprintf(failure.text, sizeof failure.text, format, arguments);
+    record((mmkv_failure){ .code = code, .offset = offset }, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -32,9 +37,8 @@ int fail_os(const char *what)
 int fail_errno(int os_errno, const char *format, ...)
 {
     va_list arguments;
-    failure = (mmkv_failure){ .code = MMKV_OS, .os_errno = os_errno };
     va_start(arguments, format);
-    vsnprintf(failure.text, sizeof failure.text, format, arguments);
+    record((mmkv_failure){ .code = MMKV_OS, .os_errno = os_errno }, format, arguments);
     va_end(arguments);
     return MMKV_OS;
 }

@@ -177,7 +177,7 @@ static int give_up(struct op *op)
 static int let_go(mmkv_store *s, uint32_t *word)
 {
     if (leads(s, word)) checkpoint_unlock(s);
-    else if (__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS) os_wake(word, 1); /* as unlock_word does */
+    else lock_clear(word);
     return 0;
 }
 

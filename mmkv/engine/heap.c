@@ -111,11 +111,16 @@ static int list_add(struct op *op, struct fmt_chunk *c, uint64_t offset, uint32_
     return 0;
 }
 
-/* Put a chunk where its counts say it belongs. */
-static int list_place(struct op *op, struct fmt_chunk *c, uint64_t offset)
+/* The list in which a chunk belongs by its counts. */
+uint32_t chunk_list(const struct fmt_chunk *c)
 {
     uint32_t threshold = c->blocks / 16 ? c->blocks / 16 : 1;
-    uint32_t list = c->free ? FMT_LIST_AVAILABLE : c->waiting >= threshold ? FMT_LIST_WAITING : FMT_LIST_NONE;
+    return c->free ? FMT_LIST_AVAILABLE : c->waiting >= threshold ? FMT_LIST_WAITING : FMT_LIST_NONE;
+}
+
+static int list_place(struct op *op, struct fmt_chunk *c, uint64_t offset)
+{
+    uint32_t list = chunk_list(c);
     if (c->list == list) return 0;
     int rc = list_remove(op, c, offset);
     return rc || list == FMT_LIST_NONE ? rc : list_add(op, c, offset, list);

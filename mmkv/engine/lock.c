@@ -75,23 +75,35 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
     }
 }
 
+/* Without its guard's knowledge. */
+void lock_clear(uint32_t *word)
+{
+    /* release: pairs with the acquire in lock_word */
+    if (unlikely(__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS)) os_wake(word, 1);
+}
+
 void unlock_word(mmkv_store *s, uint32_t *word)
 {
     (void)s;
-    /* release: pairs with the acquire in lock_word */
-    bool waiters = __atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & FMT_LOCK_WAITERS;
+    lock_clear(word);
     guard_drop(word);
-    if (unlikely(waiters)) os_wake(word, 1);
+}
+
+/* Nothing of the memory is to be trusted once all have left: the next open recovers. */
+void distrust_memory(mmkv_store *s, int os_errno)
+{
+    struct fmt_control *control = control_of(s);
+    store32(&control->failed, os_errno ? (uint32_t)os_errno : EIO); /* first: killed in between, this alone is enough */
+    kill_fence();
+    memset(control->boot_id, 0, sizeof control->boot_id);
 }
 
 /* The words of an operation cannot all be put back: its shard, or the allocator, is failed. The version stays odd, so that
  * readers come for the lock too and are told; the identity goes, so that the next open after all have left recovers. */
 void op_fail(struct op *op)
 {
-    struct fmt_control *control = control_of(op->s);
     store(op->sh ? &op->sh->failed : &allocator_of(op->s)->failed, EIO);
-    store32(&control->failed, EIO);
-    memset(control->boot_id, 0, sizeof control->boot_id);
+    distrust_memory(op->s, EIO);
 }
 
 int fail_unusable(const struct fmt_shard *sh)

@@ -118,6 +118,13 @@ static void batch_open(struct batch *b, struct recovery *r, uint32_t shard, uint
     b->op.epoch = r->c + 1;
 }
 
+/* Is a record that fits its room what its checksum says, and where it says? */
+static bool holds(const struct batch *b, const struct fmt_record *record, uint64_t *hash)
+{
+    mmkv_store *s = b->r->s;
+    return (record->flags & FMT_RECORD_PLACE) == b->place && record_check(s, record, hash) && fmt_shard_of(*hash, s->shard_bits) == b->shard;
+}
+
 /* Does a live record hold what its checksum says? In a repair one that does not is told, with its key where that seems
  * to be whole: the hash of a key that is not would mostly lead to another shard. (Zeros look like an empty key.) */
 static int examine(struct batch *b, struct found *f)
@@ -125,9 +132,7 @@ static int examine(struct batch *b, struct found *f)
     struct recovery *r = b->r;
     uint64_t size;
     bool fits = record_of(r->s, f->offset, &f->record, &size) && size <= b->room;
-    if (fits && (f->record->flags & FMT_RECORD_PLACE) == b->place && record_check(r->s, f->record, &f->hash)
-        && fmt_shard_of(f->hash, r->s->shard_bits) == b->shard)
-        return 0;
+    if (fits && holds(b, f->record, &f->hash)) return 0;
     bool key = fits && f->record->key_length && fmt_shard_of(engine_hash(record_key(f->record), f->record->key_length, r->s->seed), r->s->shard_bits) == b->shard;
     int rc = damage(r, "record", key ? record_key(f->record) : NULL, key ? f->record->key_length : 0, f->offset,
                     "the record at offset %llu is damaged", (unsigned long long)f->offset);
@@ -230,8 +235,7 @@ static int bad_words(struct batch *b, uint64_t record, uint64_t e_at, struct fmt
     struct recovery *r = b->r;
     const struct fmt_record *found;
     uint64_t size, hash;
-    bool whole = record_of(r->s, record, &found, &size) && size <= b->room && (found->flags & FMT_RECORD_PLACE) == b->place
-        && record_check(r->s, found, &hash) && fmt_shard_of(hash, r->s->shard_bits) == b->shard;
+    bool whole = record_of(r->s, record, &found, &size) && size <= b->room && holds(b, found, &hash);
     int rc = damage(r, "epoch", whole ? record_key(found) : NULL, whole ? found->key_length : 0, e_at,
                     "an epoch word at offset %llu is damaged", (unsigned long long)e_at);
     if (rc) return rc;
@@ -297,7 +301,7 @@ static int recover_value(struct recovery *r, const struct fmt_extent *e, struct 
 static bool descriptor_good(const struct recovery *r, const struct zone *zone, uint64_t page, const struct fmt_extent *e, uint64_t e_at)
 {
     uint32_t order, size, blocks;
-    return (e->link & ~FMT_LINK_MASK) == fmt_extent_check(*WORD(e->pages), e_at) && e->pages && e->pages <= zone->pages - page
+    return extent_sealed(e, e_at) && e->pages && e->pages <= zone->pages - page
         && e->shard < r->s->shard_count
         && (e->type == FMT_EXTENT_VALUE
             || (e->type == FMT_EXTENT_CHUNK && chunk_geometry(e, zone->offset + page * FMT_PAGE, &order, &size, &blocks)));
@@ -330,7 +334,7 @@ static int recover_extent(struct recovery *r, struct zone *zone, uint64_t page, 
     uint64_t offset = zone->offset + page * FMT_PAGE, e_at = offset_of(s, e);
     enum verdict v = judge(r, &e->born, &e->dead, e_at);
     *pages = 1;
-    if (v == V_DEAD && r->repair && (e->link & ~FMT_LINK_MASK) != fmt_extent_check(*WORD(e->pages), e_at)) {
+    if (v == V_DEAD && r->repair && !extent_sealed(e, e_at)) {
         int rc = damage(r, "descriptor", NULL, 0, e_at, "the descriptor of an extent that is dead was damaged and is wiped");
         if (!rc) wipe(r, &e->born, &e->dead);
         return rc;
@@ -375,6 +379,13 @@ int recover_zone(struct recovery *r, uint64_t i)
     }
     if (r->touched) bits_set(r->flush, i, 1, true);
     return rc;
+}
+
+int check_reaches(uint64_t physical, uint64_t length)
+{
+    if (physical >= length) return 0;
+    return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
+                (unsigned long long)physical, (unsigned long long)length);
 }
 
 /* Asked before anything is changed: who trusted a length that no zone ends at would cut records off. */
@@ -468,10 +479,7 @@ int recover(mmkv_store *s, struct repair *repair)
     if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
     struct fmt_slot *slot = slot_of(s, which);
     int rc = os_length(s->fd, &physical);
-    if (rc) return rc;
-    if (physical < slot->file_length)
-        return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
-                    (unsigned long long)physical, (unsigned long long)slot->file_length);
+    if (rc || (rc = check_reaches(physical, slot->file_length))) return rc;
     if ((rc = check_length(s, slot->file_length)) || (rc = begin_anew(s, slot))) return rc;
     /* What lies beyond the cut is of a lost future; when the file grows again it must read as zeros. */
     if (!s->private_ && physical > slot->file_length && (rc = os_set_length(s->fd, slot->file_length))) return rc;

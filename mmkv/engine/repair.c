@@ -97,7 +97,7 @@ static bool looks_like_heap(mmkv_store *s, uint64_t i)
     for (uint64_t page = zone.first; page < zone.pages; page++) {
         const struct fmt_extent *e = &zone.extents[page];
         uint64_t e_at = offset_of(s, e);
-        if (e->born && fmt_stamp_ok(e->born, e_at) && (e->link & ~FMT_LINK_MASK) == fmt_extent_check(*WORD(e->pages), e_at)) return true;
+        if (e->born && fmt_stamp_ok(e->born, e_at) && extent_sealed(e, e_at)) return true;
     }
     return false;
 }
@@ -107,8 +107,8 @@ static int mend_zones(struct recovery *r, struct basis *b, uint64_t physical)
 {
     mmkv_store *s = r->s;
     uint64_t limit = b->now ? physical / FMT_PAGE * FMT_PAGE : b->length;
-    if (limit > physical) return fail(MMKV_CORRUPT, physical, "the file was truncated: it has %llu bytes and its last checkpoint needs %llu",
-                                      (unsigned long long)physical, (unsigned long long)limit);
+    int rc = check_reaches(physical, limit);
+    if (rc) return rc;
     control_of(s)->file_length = limit;
     for (;;) {
         uint64_t n = zones_valid(s, FMT_ZONES, limit), end = s->zones_start;

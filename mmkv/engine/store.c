@@ -301,7 +301,7 @@ int store_stats(mmkv_store *s, mmkv_stats *stats)
         int rc = zone_get(s, i, &zone);
         if (rc) return rc;
         *(zone.kind == FMT_ZONE_HEAP ? &stats->heap_bytes : &stats->index_bytes) += zone.pages * FMT_PAGE;
-        for (uint64_t w = 0; w < (zone.pages + 63) / 64; w++)
+        for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
             stats->hole_bytes += (uint64_t)__builtin_popcountll(load(&zone.holes[w]) & load(&zone.free[w])) * FMT_PAGE;
     }
     stats->file_bytes = load(&control->file_length);
