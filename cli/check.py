@@ -10,8 +10,7 @@ from .errors import Exit
 from .opening import open_for_reading
 from .options import examples, json_option, quiet_option, store_argument
 from .progress import Progress
-from .reports import print_json, print_text
-from .streams import binary_stdout
+from .reports import print_check, print_json, print_text
 
 __all__ = ["check"]
 
@@ -45,16 +44,17 @@ def check(store: str, repair: bool, as_json: bool, quiet: bool) -> int:
         outcome = None
     if repair and not outcome:
         if outcome is not None and not as_json:
-            binary_stdout().write(f"{outcome}\n".encode("utf-8", "backslashreplace"))
+            print_check(outcome)
         with Progress("repairing", quiet=quiet) as progress:
             outcome = mmkv.repair(store, progress.callback)
         if as_json:
             print_json(outcome, repaired=True)
         else:
             print_text("repaired", outcome)
-    elif as_json:
-        assert outcome is not None
-        print_json(outcome)
     else:
-        binary_stdout().write(f"{outcome}\n".encode("utf-8", "backslashreplace"))
+        assert outcome is not None
+        if as_json:
+            print_json(outcome)
+        else:
+            print_check(outcome)
     return Exit.OK if outcome else Exit.FAILURE

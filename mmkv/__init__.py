@@ -1,7 +1,6 @@
 """mmkv: a persistent key-value store in one memory-mapped file, shared live by any number of processes."""
 
-from mmkv._repair import repair
-from mmkv._salvage import salvage
+from mmkv._repair import repair, salvage
 from mmkv.errors import (
     ClosedError,
     ConflictError,

@@ -1,4 +1,4 @@
-"""Repair: a damaged store made sound in place."""
+"""What to do with a damaged store: make it sound in place, or copy what is whole into a new one."""
 
 from __future__ import annotations
 
@@ -64,3 +64,49 @@ def repair(
         raise error
     problems = [Problem(*problem) for problem in callbacks.problems]
     return Report(not problems, int(records[0]), problems)
+
+
+def salvage(
+    source: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    progress: Callable[[int, int], object] | None = None,
+) -> Report:
+    """Copy every record that is still whole out of a damaged store into a new one.
+
+    The source is only read, whatever its state, and nobody may have it open for writing; writers that come meanwhile
+    wait. What is taken is what the store held last: after a power cut the last checkpoint, or, where the damage is such
+    that this is not known, the youngest record of each key. Records of which nothing can be told any more are taken too
+    if there is no other of their key, and reported with the kind "scan".
+
+    Args:
+        source: the damaged store.
+        target: where the new store is to be; nothing may be there.
+        progress: called now and then with the records stored and the records expected. What it raises ends the salvage
+            and is passed on.
+
+    Returns:
+        A `Report`: `records` is what the new store holds, `errors` the damage met.
+
+    Raises:
+        FileExistsError: there is something at `target`.
+        NotAStoreError: the source was never a store.
+        CorruptStoreError: the superblock and its copy are lost, and with them the seed of all checksums.
+        LockTimeoutError: somebody has the source open for writing.
+        OSError: a file cannot be opened, or the new one not written. What cannot be read of the source is reported.
+
+    Example:
+        >>> import mmkv, os, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = os.path.join(directory, "store")
+        ...     with mmkv.open(path) as db:
+        ...         db[b"key"] = b"value"
+        ...     with open(path, "r+b") as file:
+        ...         _ = file.write(bytes(0x16000))  # superblock, slots, allocator: all gone
+        ...     report = mmkv.salvage(path, os.path.join(directory, "new"))
+        ...     with mmkv.open(os.path.join(directory, "new"), "r") as db:
+        ...         report.records, db[b"key"]
+        (1, b'value')
+    """
+    from mmkv._salvage import copy_whole  # late: few programs need it, and `import mmkv` is to be quick
+
+    return copy_whole(source, target, progress)
