@@ -60,7 +60,8 @@ def open(  # the name says what it is, as in dbm and gzip
         verify_reads: whether every read checks the checksum of what it returns. A damaged record is then a
             CorruptStoreError that names its key, where it would otherwise be returned as it is; `verify` finds both.
         progress: called during recovery, which the first to open a store after a power cut does, with the records done
-            and the records expected. What it raises ends the open and is passed on; the next open begins anew.
+            and those expected; each counts twice, since all are looked at before anything is changed. What it raises
+            ends the open and is passed on; the next open begins anew.
 
     Returns:
         The store. It is a context manager that closes itself.

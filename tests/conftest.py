@@ -11,6 +11,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import shim
+
 hypothesis.settings.register_profile("mmkv", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("mmkv")
 
@@ -71,3 +73,11 @@ def store(open_store: Any) -> Any:
 def path(tmp_path: Path) -> Path:
     """Where `store` is."""
     return tmp_path / "store.mmkv"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """To preload, so that an msync can be made to fail or to be the last (tests/shim.py)."""
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("the sanitizer wants to be the library loaded first")
+    return shim.build(tmp_path_factory.mktemp("shim"))

@@ -17,7 +17,8 @@ SOURCE = r"""
 static atomic_int calls, starts, countdown;
 static int planned;
 
-/* At msync number `number` from now on (the next is 1): 'f' fail, 'k' be killed before it, 'K' after it, 's' stop. */
+/* At msync number `number` from now on (the next is 1): 'f' fail, 'F' fail although all of it was written, 'k' be
+ * killed before it, 'K' after it, 's' stop. */
 void shim_plan(int number, int what) { planned = what; atomic_store(&countdown, number); }
 int shim_calls(void) { return atomic_load(&calls); }
 int shim_starts(void) { return atomic_load(&starts); }
@@ -33,6 +34,7 @@ int msync(void *address, size_t length, int flags)
     if (planned == 's') raise(SIGSTOP);
     int result = real(address, length, flags);
     if (planned == 'K') raise(SIGKILL);
+    if (planned == 'F') { errno = EIO; return -1; }
     return result;
 }
 

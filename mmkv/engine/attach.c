@@ -46,7 +46,8 @@ static bool same_identity(const mmkv_store *s)
     const struct fmt_control *c = control_of(s);
     const struct identity *i = &s->identity;
     return memcmp(i->boot_id, none, 16) && !memcmp(c->boot_id, i->boot_id, 16) && c->device == i->device && c->inode == i->inode
-        && c->birth_ns == i->birth_ns && c->generation == i->generation && !c->failed;
+        && c->birth_ns == i->birth_ns && c->generation == i->generation
+        && (c->mounting == i->mounting || !c->mounting || !i->mounting) && !c->failed;
 }
 
 static void stamp_identity(mmkv_store *s)
@@ -56,6 +57,7 @@ static void stamp_identity(mmkv_store *s)
     c->inode = s->identity.inode;
     c->birth_ns = s->identity.birth_ns;
     c->generation = s->identity.generation;
+    c->mounting = s->identity.mounting;
     kill_fence();
     memcpy(c->boot_id, s->identity.boot_id, 16);
 }
@@ -288,7 +290,7 @@ static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
     int which = slot_newest(s);
     if (alone) {
         if (which < 0) return fail(MMKV_CORRUPT, FMT_SLOT_A_AT, "no valid checkpoint slot");
-        if (!slot_clean(s, which) && !same_identity(s))
+        if (!slot_clean(s, which) && (!same_identity(s) || !agrees_with_slot(s, slot_of(s, which))))
             return fail(MMKV_NEEDS_RECOVERY, 0, "the store was not closed cleanly and needs recovery, for which it must be opened "
                         "with mode \"w\"; mode \"p\" opens it without touching the file");
         if (!control_plausible(s, physical)) return fail(MMKV_CORRUPT, FMT_CONTROL_AT, "the control area is damaged or the file was truncated");
@@ -348,9 +350,9 @@ static int lock_attach(mmkv_store *s, enum os_lock kind)
 /* What is not durable yet, if anything is; a signal does not end it. */
 static int checkpoint_rest(mmkv_store *s)
 {
-    uint64_t epoch;
+    uint64_t epoch = 0;
     int rc = 0;
-    if (checkpoint_wanted(s)) while ((rc = checkpoint(s, load_acquire(&control_of(s)->epoch), &epoch)) == MMKV_INTERRUPTED) {}
+    if (checkpoint_wanted(s)) while ((rc = checkpoint(s, &epoch)) == MMKV_INTERRUPTED) {}
     return rc;
 }
 

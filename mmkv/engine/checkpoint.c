@@ -116,7 +116,7 @@ int checkpoint_rewrite(mmkv_store *s)
 /* ---- the checkpoint lock ---- */
 
 /* Become the leader (*led), or learn that `at_least` is durable. The lock is held over flushes: a live holder is waited
- * for as long as it takes, or until a signal comes. */
+ * for as long as it takes, but the caller gets to look for signals: one that comes between two sleeps ends neither. */
 static int lead(mmkv_store *s, uint64_t at_least, bool *led)
 {
     struct fmt_control *control = control_of(s);
@@ -132,10 +132,10 @@ static int lead(mmkv_store *s, uint64_t at_least, bool *led)
             && !__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, waited, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
         uint64_t start = os_now_ms();
         if (os_wait(&control->checkpoint_futex, turn, LOOK_AGAIN_MS)) return MMKV_INTERRUPTED;
-        if (os_now_ms() - start >= LOOK_AGAIN_MS && load32(&control->checkpoint_lock) == waited
-            && !slot_alive(s, waited & FMT_LOCK_OWNER)
-            && __atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
-                                           __ATOMIC_RELAXED)) break;
+        if (os_now_ms() - start < LOOK_AGAIN_MS || load32(&control->checkpoint_lock) != waited) continue;
+        if (slot_alive(s, waited & FMT_LOCK_OWNER)) return MMKV_INTERRUPTED;
+        if (__atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED)) break;
     }
     guard_hold(&control->checkpoint_lock);
     return 0;
@@ -364,18 +364,22 @@ bool checkpoint_wanted(const mmkv_store *s)
     return false;
 }
 
-/* Group commit: return when everything written up to epoch `at_least` is durable, leading if nobody does. A checkpoint cut
- * for less is waited for, not joined (R25). */
-int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch)
+/* Group commit: return when everything written until now is durable, leading if nobody does. A checkpoint cut for less is
+ * waited for, not joined (R25). *epoch is 0; after MMKV_INTERRUPTED it says what to wait for, when called again. */
+int checkpoint(mmkv_store *s, uint64_t *epoch)
 {
     struct fmt_control *control = control_of(s);
-    bool led;
+    bool led, again = *epoch;
+    uint64_t at_least = again ? *epoch : load_acquire(&control->epoch);
     int rc = refuse_failed(s);
     if (rc) return rc;
     *epoch = load_acquire(&control->durable);
     if (*epoch >= at_least || load32(&control->clean)) return 0;
-    arrive(s);
-    if ((rc = lead(s, at_least, &led))) return rc;
+    if (!again) arrive(s);
+    if ((rc = lead(s, at_least, &led))) {
+        *epoch = at_least;
+        return rc;
+    }
     *epoch = load_acquire(&control->durable);
     if (!led) return 0;
     bool mine = *epoch < at_least; /* else it became durable between two looks */
@@ -389,9 +393,8 @@ int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch)
 int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch)
 {
     if (!s->writable) return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
-    uint64_t now = load_acquire(&control_of(s)->epoch);
-    if (wait) return checkpoint(s, now, epoch);
-    *epoch = now;
+    if (wait) return checkpoint(s, epoch);
+    *epoch = load_acquire(&control_of(s)->epoch);
     write_ahead(s);
     return refuse_failed(s);
 }

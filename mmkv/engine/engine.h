@@ -29,7 +29,7 @@ enum {
 /* The identity to which the volatile state belongs (DESIGN section 5). */
 struct identity {
     uint8_t boot_id[16];
-    uint64_t device, inode, birth_ns, generation;
+    uint64_t device, inode, birth_ns, generation, mounting;
 };
 
 struct mmkv_store {
@@ -199,6 +199,7 @@ uint64_t os_map_page_size(void);
 int file_of(mmkv_store *s);                          /* the descriptor to use: see there */
 int map_open(mmkv_store *s, uint64_t length);
 void map_close(mmkv_store *s);
+int map_to(mmkv_store *s, uint64_t length);
 int map_more(mmkv_store *s, uint64_t length);
 int map_all(mmkv_store *s);
 void map_cut(mmkv_store *s, uint64_t length);
@@ -468,7 +469,7 @@ static inline const uint8_t *record_key(const struct fmt_record *r)
 }
 
 /* ---- checkpoint.c ---- */
-int checkpoint(mmkv_store *s, uint64_t at_least, uint64_t *epoch);
+int checkpoint(mmkv_store *s, uint64_t *epoch);
 bool checkpoint_wanted(const mmkv_store *s);         /* has anything been written since the last one? */
 int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch);
 void checkpoint_unlock(mmkv_store *s);               /* for a leader that was broken off */

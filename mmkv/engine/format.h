@@ -93,7 +93,8 @@ struct fmt_control {
     uint64_t inode;
     uint64_t birth_ns;
     uint64_t generation;
-    uint64_t identity_reserved[2];
+    uint64_t mounting;         /* the sysfs inode of the mounted file system, 0 = not known */
+    uint64_t identity_reserved;
     /* line 1: read by every writer */
     uint64_t epoch;            /* the epoch being written */
     uint64_t durable;          /* the last epoch known durable */
@@ -329,6 +330,7 @@ FMT_AT(fmt_control, device, 16);
 FMT_AT(fmt_control, inode, 24);
 FMT_AT(fmt_control, birth_ns, 32);
 FMT_AT(fmt_control, generation, 40);
+FMT_AT(fmt_control, mounting, 48);
 FMT_AT(fmt_control, epoch, 64);
 FMT_AT(fmt_control, durable, 72);
 FMT_AT(fmt_control, file_length, 80);

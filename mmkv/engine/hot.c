@@ -162,7 +162,7 @@ int interrupted(int code)
 
 int sync_now(struct hot *h)
 {
-    uint64_t epoch;
+    uint64_t epoch = 0;
     int code;
     do {
         WITHOUT_GIL(code, mmkv_sync(h->store, 1, &epoch));

@@ -53,6 +53,7 @@ static const struct entry entries[] = {
     FIELD(fmt_control, inode),
     FIELD(fmt_control, birth_ns),
     FIELD(fmt_control, generation),
+    FIELD(fmt_control, mounting),
     FIELD(fmt_control, identity_reserved),
     FIELD(fmt_control, epoch),
     FIELD(fmt_control, durable),

@@ -70,6 +70,31 @@ void map_close(mmkv_store *s)
     s->reservation_count = 0;
 }
 
+/* Map the file's first `length` bytes; it is as long. */
+int map_to(mmkv_store *s, uint64_t length)
+{
+    int rc = 0;
+    pthread_mutex_lock(&s->map_mutex);
+    uint64_t mapped = atomic_load_explicit(&s->mapped, memory_order_relaxed);
+    if (length > mapped) {
+        struct reservation *r = &s->reservations[s->reservation_count - 1];
+        if (length <= r->length) {
+            rc = map_piece(s, r->base, mapped, length);
+        } else if (s->private_) {
+            rc = fail(MMKV_NO_MEMORY, 0, "address space of a private copy used up");
+        } else if (!(rc = reserve(s, length))) {
+            r = &s->reservations[s->reservation_count - 1];
+            rc = map_piece(s, r->base, 0, length);
+        }
+        if (!rc) {
+            atomic_store_explicit(&s->base, r->base, memory_order_relaxed);
+            atomic_store_explicit(&s->mapped, length, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&s->map_mutex);
+    return rc;
+}
+
 /* Map at least up to `length`, if the file is that long. A position beyond the file is the file's lie or a stale read:
  * the caller sees that at() still refuses. */
 int map_more(mmkv_store *s, uint64_t length)
@@ -81,26 +106,7 @@ int map_more(mmkv_store *s, uint64_t length)
         if (rc) return rc;
         if (actual < file_length) return handle_whole(s);
     }
-    int rc = 0;
-    pthread_mutex_lock(&s->map_mutex);
-    uint64_t mapped = atomic_load_explicit(&s->mapped, memory_order_relaxed);
-    if (file_length > mapped) {
-        struct reservation *r = &s->reservations[s->reservation_count - 1];
-        if (file_length <= r->length) {
-            rc = map_piece(s, r->base, mapped, file_length);
-        } else if (s->private_) {
-            rc = fail(MMKV_NO_MEMORY, 0, "address space of a private copy used up");
-        } else if (!(rc = reserve(s, file_length))) {
-            r = &s->reservations[s->reservation_count - 1];
-            rc = map_piece(s, r->base, 0, file_length);
-        }
-        if (!rc) {
-            atomic_store_explicit(&s->base, r->base, memory_order_relaxed);
-            atomic_store_explicit(&s->mapped, file_length, memory_order_release);
-        }
-    }
-    pthread_mutex_unlock(&s->map_mutex);
-    return rc;
+    return map_to(s, file_length);
 }
 
 /* Map all that there is. Before a lock is taken: what the system refuses is told as that, and not found out half-way by

@@ -27,7 +27,7 @@ enum mmkv_code {
     MMKV_INVALID = 11,       /* an argument out of range */
     MMKV_OS = 12,            /* a system call failed: os_errno */
     MMKV_NO_MEMORY = 13,
-    MMKV_INTERRUPTED = 14,   /* a signal came while waiting: handle it and call again */
+    MMKV_INTERRUPTED = 14,   /* a signal came while waiting, or may have: handle it and call again */
     MMKV_NEEDS_RECOVERY = 15,/* a read-only open of a store that only a writer may recover */
     MMKV_IN_USE = 16,        /* a mode that wants to be alone is not */
     MMKV_STALE = 17,         /* a private copy whose original has been opened for writing since */
@@ -131,8 +131,8 @@ int mmkv_count(mmkv_store *store, uint64_t *records);
 int mmkv_scan(mmkv_store *store, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
               size_t value_limit, unsigned flags);
 
-/* Checkpoint: what every process had written before the call is durable when it returns 0. *epoch is the checkpoint's.
- * wait = 0 only starts write-back, promises nothing, and reports the epoch being written. */
+/* Checkpoint: what every process had written before the call is durable when it returns 0. *epoch, 0 before the call, is
+ * the checkpoint's; after MMKV_INTERRUPTED it is to be passed on as it is. wait = 0 only starts write-back, promises nothing, and reports the epoch being written. */
 int mmkv_sync(mmkv_store *store, int wait, uint64_t *epoch);
 /* The epoch being written, and the last one known to be durable. */
 int mmkv_epochs(mmkv_store *store, uint64_t *now, uint64_t *durable);

@@ -330,6 +330,26 @@ static void boot_id(uint8_t id[16])
     if (digits != 32) memset(id, 0, 16);
 }
 
+/* Which mounting of the device this is, or 0 if it cannot be told: after another one the page cache is a new one, though
+ * device and inode are the same. A file system of these kinds has a directory in sysfs as long as it is mounted, under any
+ * number of names, and sysfs gives no inode number twice in a boot. (btrfs has another device number each time.) */
+static uint64_t mounting(int fd, uint64_t device)
+{
+    char link[64], target[256], path[128];
+    struct statfs fs;
+    struct stat st;
+    if (fstatfs(fd, &fs)) return 0;
+    const char *kind = fs.f_type == EXT4_SUPER_MAGIC ? "ext4" : fs.f_type == XFS_SUPER_MAGIC ? "xfs"
+                     : fs.f_type == F2FS_SUPER_MAGIC ? "f2fs" : NULL;
+    snprintf(link, sizeof link, "/sys/dev/block/%u:%u", major(device), minor(device));
+    ssize_t n = kind ? readlink(link, target, sizeof target - 1) : -1;
+    if (n < 0) return 0;
+    target[n] = 0;
+    const char *slash = strrchr(target, '/');
+    snprintf(path, sizeof path, "/sys/fs/%s/%.64s", kind, slash ? slash + 1 : target);
+    return !statfs(path, &fs) && fs.f_type == SYSFS_MAGIC && !stat(path, &st) ? st.st_ino : 0;
+}
+
 int os_identity(int fd, struct identity *identity)
 {
     struct statx x;
@@ -338,6 +358,7 @@ int os_identity(int fd, struct identity *identity)
     if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &x)) return fail_os("statx");
     identity->device = makedev(x.stx_dev_major, x.stx_dev_minor);
     identity->inode = x.stx_ino;
+    identity->mounting = mounting(fd, identity->device);
     if (x.stx_mask & STATX_BTIME) identity->birth_ns = (uint64_t)x.stx_btime.tv_sec * 1000000000u + x.stx_btime.tv_nsec;
     int generation = 0;
     if (!ioctl(fd, FS_IOC_GETVERSION, &generation)) identity->generation = (uint32_t)generation;

@@ -8,8 +8,9 @@
  * The identity is void until the end (the caller stamps it last), so an interrupted recovery is begun again. That is why
  * nothing here is logged or locked: nobody else is there, and what is half done is made anew.
  *
- * A repair (repair.c) goes the same way with `repair` set: damage is told and left out, and does not end it. It goes
- * twice: first only to look (`look`), which stores nothing. */
+ * Everything is walked twice: first only to look (`look`), which stores nothing, so that a file that is refused is left as
+ * it was. A repair (repair.c), which has looked already, goes the same way with `repair` set: damage is told and left out,
+ * and does not end it. */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -33,6 +34,13 @@ int damage(struct recovery *r, const char *kind, const void *key, size_t key_len
     if (!r->repair) return fail(MMKV_CORRUPT, offset, "%s", text);
     if (r->look && r->repair->problem) r->repair->problem(r->repair->context, kind, key, key_length, offset, text);
     return 0;
+}
+
+static int tell(const struct recovery *r)
+{
+    const mmkv_store *s = r->s;
+    if (!s->progress || !s->progress(s->progress_context, r->done + r->count, r->expected)) return 0;
+    return fail(MMKV_STOPPED, 0, "recovery was stopped");
 }
 
 /* ---- epoch words ---- */
@@ -178,10 +186,10 @@ static int batch_flush(struct batch *b)
     b->n = 0;
     r->count += count;
     r->sum += sum;
-    if (r->look) {
+    if (r->look && r->repair) {
         r->repair->count[b->shard] += count;
         r->repair->sum[b->shard] += sum;
-    } else {
+    } else if (!r->look) {
         for (int i = 0; i < 2; i++) {
             sh->count[i] += count;
             sh->sum[i] += sum;
@@ -190,8 +198,7 @@ static int batch_flush(struct batch *b)
     }
     if (!rc && r->count - r->told >= 0x10000) {
         r->told = r->count;
-        if (s->progress && s->progress(s->progress_context, r->done + r->count, r->expected))
-            rc = fail(MMKV_STOPPED, 0, "recovery was stopped");
+        rc = tell(r);
     }
     return rc;
 }
@@ -442,7 +449,11 @@ static int begin_anew(mmkv_store *s, struct fmt_slot *slot)
     control->attach_count = attach_count + 1;
     kill_fence();
     slot->clean = 0;
-    int rc = checkpoint_flush(s, slot, FMT_PAGE);
+    /* The other slot too, and its page stored again: one whose flush failed was taken back in memory (checkpoint_led), but
+     * may be on the disk, and must not win there once the ghosts of its epoch are being wiped. */
+    uint64_t *other = (uint64_t *)(void *)slot_of(s, slot == slot_of(s, 0));
+    store(other, *other);
+    int rc = checkpoint_flush(s, slot_of(s, 0), FMT_SLOT_B_AT + FMT_PAGE - FMT_SLOT_A_AT);
     if (rc) return rc;
     memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT + sizeof(struct fmt_allocator) - FMT_PROCESSES_AT);
     memset(base_of(s) + FMT_ZONE_STATES_AT, 0, s->zones_start - FMT_ZONE_STATES_AT);
@@ -452,23 +463,35 @@ static int begin_anew(mmkv_store *s, struct fmt_slot *slot)
     return 0;
 }
 
-static int recover_all(struct recovery *r, const struct fmt_slot *slot, uint64_t slot_at)
+/* All zones; then what was found has to be what the slot counted. */
+static int walk(struct recovery *r, const struct fmt_slot *slot, uint64_t zones)
+{
+    int rc = tell(r);
+    for (uint64_t i = 0; i < zones && !rc; i++) rc = recover_zone(r, i);
+    if (rc || (r->count == slot->record_count && r->sum == slot->record_sum)) return rc;
+    return fail(MMKV_CORRUPT, offset_of(r->s, slot), "the checkpoint counted %llu records and %llu are there%s: the file is damaged, "
+                "or a copy of a store that was in use",
+                (unsigned long long)slot->record_count, (unsigned long long)r->count,
+                r->count == slot->record_count ? " with another sum" : "");
+}
+
+/* Nothing may be taken from a file that is then refused: not even ghosts, or what lies beyond the length. */
+static int look(mmkv_store *s, const struct fmt_slot *slot)
+{
+    struct recovery r = { .s = s, .c = slot->epoch, .expected = 2 * slot->record_count, .look = true };
+    int rc = map_to(s, slot->file_length);
+    return rc ? rc : walk(&r, slot, zones_valid(s, FMT_ZONES, slot->file_length));
+}
+
+static int recover_all(struct recovery *r, const struct fmt_slot *slot)
 {
     mmkv_store *s = r->s;
     int rc = make_zones(s, slot->file_length);
     uint64_t count = allocator_of(s)->zone_count; /* the index may add some */
-    if (!rc && s->progress && s->progress(s->progress_context, r->done, r->expected)) rc = fail(MMKV_STOPPED, 0, "recovery was stopped");
-    for (uint64_t i = 0; i < count && !rc; i++) rc = recover_zone(r, i);
-    if (rc) return rc;
-    if (r->count != slot->record_count || r->sum != slot->record_sum)
-        return fail(MMKV_CORRUPT, slot_at, "the checkpoint counted %llu records and %llu are there%s: the file is damaged, "
-                    "or a copy of a store that was in use",
-                    (unsigned long long)slot->record_count, (unsigned long long)r->count,
-                    r->count == slot->record_count ? " with another sum" : "");
+    if (rc || (rc = walk(r, slot, count))) return rc;
     for (uint32_t i = 0; i < s->shard_count; i++) shard_of(s, i)->epoch = slot->epoch;
     if ((rc = holes_punch_marked(s)) || (rc = flush_touched(r, count))) return rc;
-    if (s->progress && s->progress(s->progress_context, r->done + r->count, r->expected)) rc = fail(MMKV_STOPPED, 0, "recovery was stopped");
-    return rc;
+    return tell(r);
 }
 
 /* The attach lock is held and nobody is attached; or the pages are private. */
@@ -480,14 +503,10 @@ int recover(mmkv_store *s, struct repair *repair)
     struct fmt_slot *slot = slot_of(s, which);
     int rc = os_length(s->fd, &physical);
     if (rc || (rc = check_reaches(physical, slot->file_length))) return rc;
-    if ((rc = check_length(s, slot->file_length)) || (rc = begin_anew(s, slot))) return rc;
+    if ((rc = check_length(s, slot->file_length)) || (!repair && (rc = look(s, slot))) || (rc = begin_anew(s, slot))) return rc;
     /* What lies beyond the cut is of a lost future; when the file grows again it must read as zeros. */
     if (!s->private_ && physical > slot->file_length && (rc = os_set_length(s->fd, slot->file_length))) return rc;
     map_cut(s, slot->file_length); /* who looked whether the memory can be trusted has mapped all of the file */
-    struct recovery r = { .s = s, .c = slot->epoch, .expected = slot->record_count, .repair = repair };
-    if (repair) { /* the look counted as much */
-        r.done = slot->record_count;
-        r.expected *= 2;
-    }
-    return recover_all(&r, slot, which ? FMT_SLOT_B_AT : FMT_SLOT_A_AT);
+    struct recovery r = { .s = s, .c = slot->epoch, .done = slot->record_count, .expected = 2 * slot->record_count, .repair = repair };
+    return recover_all(&r, slot);
 }

@@ -9,6 +9,7 @@ import random
 import shutil
 import struct
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 import mmkv
-from tests.support import random_bytes
+from tests import shim
+from tests.support import random_bytes, run_python
 
 CHUNK = 16 << 10
 
@@ -82,7 +84,9 @@ def test_an_older_copy_put_in_the_place_of_the_file(open_store: Any, path: Path,
 
 
 def test_pieces_of_two_moments_put_in_the_place_of_the_file(open_store: Any, path: Path, rng: random.Random) -> None:
+    """With the identity of the file, so that the volatile areas are believed where they agree with the records."""
     model: dict[bytes, bytes] = {}
+    opened = 0
     for _ in range(30):
         path.unlink(missing_ok=True)
         model.clear()
@@ -98,9 +102,15 @@ def test_pieces_of_two_moments_put_in_the_place_of_the_file(open_store: Any, pat
             for at in range(0, len(moments[1][0]), 4096):
                 os.pwrite(file.fileno(), rng.choice(moments)[0][at : at + 4096], at)
         with mmkv.open(path, "w", sync="manual") as db:
+            try:
+                content = dict(db)
+            except mmkv.CorruptStoreError:
+                continue  # an index of two moments
             # Where few pages differ, chance may take all of them from one moment; then that is what the file is.
-            assert dict(db) in (durable, moments[0][1], moments[1][1])
+            assert content in (durable, moments[0][1], moments[1][1])
             assert db.verify().ok
+            opened += 1
+    assert opened
 
 
 def damage_newest_slot(path: Path) -> int:
@@ -141,7 +151,6 @@ def test_a_damaged_newest_slot_is_refused_once_the_older_state_is_gone(synced: A
         mmkv.open(copy, "w")
 
 
-@pytest.mark.xfail(reason="recovery wipes and cuts off before it knows that count and sum are right", strict=True)
 def test_a_refused_recovery_has_destroyed_nothing(synced: Any) -> None:
     states, copy = synced
     damage_newest_slot(copy)
@@ -210,7 +219,7 @@ def ext4(tmp_path: Path) -> Iterator[Ext4]:
 
 
 def test_unmounted_while_dirty(ext4: Ext4, rng: random.Random) -> None:
-    """An unmount writes everything. Whether that is noticed or not: nothing is mixed."""
+    """An unmount counts as a power cut, although it writes everything: same device, inode and boot are not enough."""
     path = ext4.mount_point / "store.mmkv"
     model: dict[bytes, bytes] = {}
     with mmkv.open(path, sync="manual") as db:
@@ -220,8 +229,10 @@ def test_unmounted_while_dirty(ext4: Ext4, rng: random.Random) -> None:
         change(rng, db, model, 300)
     ext4.unmount()
     ext4.mount()
+    with pytest.raises(mmkv.ReadOnlyError, match="recovery"):
+        mmkv.open(path, "r")
     with mmkv.open(path, "w") as db:
-        assert dict(db) in (durable, model)
+        assert dict(db) == durable
         assert db.verify().ok
 
 
@@ -249,6 +260,35 @@ def test_a_file_system_that_was_lost_and_mounted_again(ext4: Ext4, rng: random.R
                     libc.sync_file_range(file.fileno(), ctypes.c_long(at), ctypes.c_long(0x3000), 7)
         ext4.lose()
         with mmkv.open(path, "w", sync="manual") as db:
-            assert db.items() >= durable.items()
-            assert dict(db) in (durable, model)
+            assert dict(db) == durable
             assert db.verify().ok
+
+
+def test_a_slot_whose_flush_failed_but_is_on_the_disk_all_the_same(ext4: Ext4, library: Path) -> None:
+    """Recovery in the same boot takes it back on the disk too, before it wipes what only that slot counts."""
+    path = ext4.mount_point / "store.mmkv"
+    old = {b"%d" % i: b"old" for i in range(300)}
+    with mmkv.open(path) as db:
+        db.update(old)
+    programs = (
+        """
+        db = mmkv.open(sys.argv[1], sync="manual")
+        db.update({b"%d" % i: b"new" for i in range(600)})
+        plan(2, "F")  # the heap, the slot
+        try:
+            db.sync()
+        except OSError:
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        """
+        plan(3, "K")  # the slots, the zone table, the heap
+        mmkv.open(sys.argv[1], "w")
+        """,
+    )
+    for program in programs:
+        with pytest.raises(AssertionError, match="exit code -9"):
+            run_python(shim.PRELUDE + textwrap.dedent(program), path, environment={"LD_PRELOAD": str(library)})
+    ext4.lose()
+    with mmkv.open(path, "w") as db:
+        assert dict(db) == old
+        assert db.verify().ok

@@ -67,11 +67,12 @@ static void drop(mmkv_store *s, uint32_t number)
 
 static void fill(mmkv_store *s, const struct recipe *r)
 {
-    uint64_t epoch;
+    uint64_t epoch = 0;
     for (uint32_t i = 0; i < r->keys; i++) put(s, i, i + r->larger);
     if (r->keys) must(!mmkv_sync(s, 1, &epoch), "sync");
     for (uint32_t i = 0; i < r->keys; i += 3) put(s, i, i + 1);
     for (uint32_t i = 1; i < r->keys; i += 5) drop(s, i);
+    epoch = 0;
     if (r->keys) must(!mmkv_sync(s, 1, &epoch), "sync");
     for (uint32_t i = 2; i < r->keys; i += 9) put(s, i, i + 2); /* dead records that wait, unless the store is closed cleanly */
     for (uint32_t i = 4; i < r->keys; i += 5) drop(s, i);

@@ -136,7 +136,7 @@ static void write_some(mmkv_store *s, const struct base *b)
     static uint8_t buffer[BUFFER];
     char key[64];
     uint8_t *value;
-    uint64_t epoch;
+    uint64_t epoch = 0;
     size_t length;
     for (uint32_t i = 0; i < 40; i++) {
         uint32_t number = i % 3 || !b->keys ? 1000000 + i : i * 5 % b->keys;
@@ -147,7 +147,9 @@ static void write_some(mmkv_store *s, const struct base *b)
         if (i % 4 != 2) continue;
         k = key_make(i * 3, key);
         check_code(mmkv_delete(s, mmkv_hash(s, key, k), key, k, i % 8 == 2 ? buffer : NULL, sizeof buffer, &length, 0));
-        if (i == 18 || i == 38) check_code(mmkv_sync(s, 1, &epoch));
+        if (i != 18 && i != 38) continue;
+        epoch = 0;
+        check_code(mmkv_sync(s, 1, &epoch));
     }
 }
 

@@ -31,13 +31,6 @@ NEW = {b"old-%d" % i: b"n" * 300 for i in range(200)}
 STEPS = {"zone table": 1, "heap": 2, "slot": 3}
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if "asan" in os.environ.get("LD_PRELOAD", ""):
-        pytest.skip("the sanitizer wants to be the library loaded first")
-    return shim.build(tmp_path_factory.mktemp("shim"))
-
-
 @pytest.fixture
 def child(library: Path, path: Path) -> Iterator[Callable[..., Child]]:
     """Start a program after `shim.PRELUDE`; it has the store's path as its first argument."""
