@@ -429,6 +429,7 @@ def test_a_stopped_leader_stops_nobody_but_those_who_sync(path: Path, child: Cal
             assert db[b"old-%d" % (i % 200)] == b"o" * 300
         follower = child(
             """
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             db = mmkv.open(sys.argv[1], sync="manual")
             db[b"follower"] = b"1"
             try:
