@@ -347,6 +347,7 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
                unsigned flags);
 int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags);
 int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
+int pages_share(struct op *a, bool *wanted);         /* whoever waits for the lock has it; if this fails it is not held */
 int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */
 int pages_lock(mmkv_store *s, struct op *op, unsigned flags);
 int pages_undo(struct op *a);
@@ -368,7 +369,7 @@ static inline uint64_t pages_of(uint64_t bytes) { return (bytes + FMT_PAGE - 1) 
 
 /* ---- holes.c: space given back and reserved again ---- */
 int holes_fill(mmkv_store *s, struct zone *zone, uint64_t page, uint64_t pages);
-int holes_punch(struct op *a);                       /* the allocator's lock is let go now and then */
+int holes_punch(struct op *a);                       /* the allocator's lock is let go now and then, and in the end */
 int holes_punch_marked(mmkv_store *s);
 
 /* ---- heap.c: chunks and blocks ---- */

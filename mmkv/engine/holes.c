@@ -38,40 +38,54 @@ static int punch_run(mmkv_store *s, struct zone *zone, uint64_t start, uint64_t 
     return rc;
 }
 
-/* Give free runs back to the file system until no more than an eighth of what is used is kept for quick reuse. */
+/* Free pages that are no holes. */
+static int count_idle(struct op *a, uint64_t *idle, uint64_t *total)
+{
+    struct zone zone;
+    *idle = *total = 0;
+    for (uint64_t i = 0; i < allocator_of(a->s)->zone_count; i++) {
+        int rc = zone_get(a->s, i, &zone);
+        if (rc) return rc;
+        *total += zone.pages;
+        for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
+            *idle += (uint64_t)__builtin_popcountll(load(&zone.free[w]) & ~load(&zone.holes[w]));
+    }
+    return 0;
+}
+
+/* Give free runs back to the file system until no more than an eighth of what is used is kept for quick reuse. Who waits
+ * for the allocator's lock gets it between punches, and waits for no more of them than give back an eighth of the rest:
+ * whoever overwrites much will take these pages again soon, and if not, the next checkpoints go on. */
 int holes_punch(struct op *a)
 {
     mmkv_store *s = a->s;
     struct fmt_allocator *p = allocator_of(s);
-    uint64_t idle = 0, total = 0;
+    uint64_t idle, total;
     struct zone zone;
-    int rc;
-    if (p->free_pages <= KEEP_MIN) return 0; /* nothing to be found by looking */
-    for (uint64_t i = 0; i < p->zone_count; i++) {
-        if ((rc = zone_get(s, i, &zone))) return rc;
-        total += zone.pages;
-        for (uint64_t w = 0; w < bitmap_words(zone.pages); w++)
-            idle += (uint64_t)__builtin_popcountll(load(&zone.free[w]) & ~load(&zone.holes[w]));
-    }
+    int rc = 0;
+    if (s->private_ || p->free_pages <= KEEP_MIN || (rc = count_idle(a, &idle, &total))) goto out; /* or there is too little to look for */
     uint64_t used = total - p->free_pages, keep = used / 8 > KEEP_MIN ? used / 8 : KEEP_MIN;
+    uint64_t enough = idle > keep ? idle - (idle - keep) / 8 : keep;
     for (uint64_t i = p->zone_count; i-- > 0 && idle > keep;) { /* from the end, so that what stays is at the front */
-        if ((rc = zone_get(s, i, &zone))) return rc;
+        if ((rc = zone_get(s, i, &zone))) goto out;
         for (uint64_t from = zone.first; from < zone.pages && idle > keep;) {
             uint64_t start = next_bit(zone.free, from, zone.pages, true);
             uint64_t most = s->whole_extents ? zone.pages : start + PUNCH_PAGES_MAX, backed = 0;
             uint64_t end = next_bit(zone.free, start, most < zone.pages ? most : zone.pages, false);
             for (uint64_t q = start; q < end; q++) backed += !bit_get(zone.holes, q);
             if (backed && worth_punching(s, &zone, start, end)) {
-                if (punch_run(s, &zone, start, end)) return 0;
+                bool wanted;
+                if (punch_run(s, &zone, start, end)) goto out;
                 idle -= backed;
-                /* let others in between punches */
-                pages_unlock(a);
-                if ((rc = pages_lock(s, a, a->flags))) return rc;
+                if ((rc = pages_share(a, &wanted))) return rc;
+                if (wanted && idle <= enough) goto out;
             }
             from = end > start ? end : start + 1;
         }
     }
-    return 0;
+out:
+    pages_unlock(a);
+    return rc;
 }
 
 /* After a recovery all free pages are marked, since nobody knows which were punched. Punching the longer runs makes that

@@ -9,7 +9,7 @@
  * an intent: while the log is not empty, rollback sets all of the extent's bits back to what they were. */
 #include "engine.h"
 
-enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64 };
+enum { HARVEST_PER_TAKE = 4, HARVEST_PER_BATCH = 64, SHARE_NS = 100000 };
 
 /* ---- bits ---- */
 
@@ -537,21 +537,31 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
 
 /* ---- after a checkpoint ---- */
 
+/* Let the lock go and take it again: whoever waits for it has it in between (*wanted). One who has to be woken would find
+ * it taken again each time, for as long as the queue or the punching lasts. */
+int pages_share(struct op *a, bool *wanted)
+{
+    const uint32_t nobody = 0;
+    *wanted = load32(&a->l->lock) & FMT_LOCK_WAITERS;
+    pages_unlock(a);
+    if (*wanted) os_wait_ns(&nobody, 0, SHARE_NS);
+    return pages_lock(a->s, a, a->flags);
+}
+
 int pages_settle(mmkv_store *s)
 {
     struct op a;
-    int rc;
-    for (bool more = true; more;) {
-        if ((rc = pages_lock(s, &a, 0))) return rc;
-        uint64_t head = allocator_of(s)->waiting_head;
-        if (!(rc = finish_harvest(&a))) rc = harvest(&a, HARVEST_PER_BATCH);
-        more = !rc && allocator_of(s)->waiting_head && allocator_of(s)->waiting_head != head;
-        pages_unlock(&a);
-        if (rc) return rc;
-    }
-    if (s->private_) return 0;
-    if ((rc = pages_lock(s, &a, 0))) return rc;
-    rc = holes_punch(&a);
-    if (rc != MMKV_LOCK_TIMEOUT) pages_unlock(&a);
-    return rc;
+    bool wanted;
+    uint64_t head;
+    int rc = pages_lock(s, &a, 0);
+    if (rc) return rc;
+    do {
+        head = allocator_of(s)->waiting_head;
+        if ((rc = finish_harvest(&a)) || (rc = harvest(&a, HARVEST_PER_BATCH))) {
+            pages_unlock(&a);
+            return rc;
+        }
+        if ((rc = pages_share(&a, &wanted))) return rc;
+    } while (allocator_of(s)->waiting_head && allocator_of(s)->waiting_head != head);
+    return holes_punch(&a);
 }
