@@ -2,7 +2,8 @@
  *
  * shim_arm("fallocate", 3, ENOSPC) makes the third call from now on fail, and 0 all of them; shim_calls() says how many
  * there were.
- * shim_bad_closes() counts descriptors that were closed twice. shim_file_system(type) is what fstatfs() reports; 0: the truth. */
+ * shim_bad_closes() counts descriptors that were closed twice. shim_file_system(type) is what fstatfs() reports; 0: the truth.
+ * After shim_wait(lock), at each punch somebody begins to wait for that lock word. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,11 +20,13 @@
 static char armed[32];
 static long wanted, calls, bad_closes, file_system;
 static int error;
+static unsigned *waited_for;
 
 void shim_arm(const char *name, long n, int e) { calls = 0; wanted = n; error = e; snprintf(armed, sizeof armed, "%s", name); }
 long shim_calls(void) { return calls; }
 long shim_bad_closes(void) { return bad_closes; }
 void shim_file_system(long type) { file_system = type; }
+void shim_wait(unsigned *lock) { waited_for = lock; }
 
 static int fails(const char *name)
 {
@@ -39,6 +42,7 @@ static int fails(const char *name)
 static int punching(int mode) { return mode & FALLOC_FL_PUNCH_HOLE; }
 int fallocate(int fd, int mode, off_t offset, off_t length)
 {
+    if (punching(mode) && waited_for) __atomic_fetch_or(waited_for, 0x80000000u, __ATOMIC_RELAXED);
     return fails(punching(mode) ? "punch" : "fallocate") ? -1 : NEXT(fallocate)(fd, mode, offset, length);
 }
 int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return fallocate(fd, mode, offset, length); }
