@@ -561,7 +561,8 @@ int pages_settle(mmkv_store *s)
             pages_unlock(&a);
             return rc;
         }
-        if ((rc = pages_share(&a, &wanted))) return rc;
-    } while (allocator_of(s)->waiting_head && allocator_of(s)->waiting_head != head);
+        if (!allocator_of(s)->waiting_head || allocator_of(s)->waiting_head == head) break;
+    } while (!(rc = pages_share(&a, &wanted)));
+    if (rc) return rc;
     return holes_punch(&a);
 }
