@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | shard.c
- * scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | swap.c
+ * | shard.c read.c scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
  * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
@@ -422,9 +422,38 @@ uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_
 uint32_t table_stash_tag(const struct fmt_table *table, const struct index_item *item);
 uint32_t table_miscounted(const struct fmt_table *table);
 
+/* ---- read.c ---- */
+int read_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
+              size_t *value_length, unsigned flags, struct place *p, uint64_t *link);
+int read_same(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *expected, size_t expected_length,
+              bool *same, unsigned flags, struct place *p, uint64_t *link);
+uint64_t published(mmkv_store *s, const struct place *p);
+bool still_there(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length, const struct place *p,
+                 uint64_t link);
+int shard_stale(mmkv_store *s);                      /* has the handle become useless since? */
+uint64_t shard_records(mmkv_store *s);               /* in all of them */
+
 /* ---- shard.c ---- */
 int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags);
 void shard_unlock(struct op *op);
+int read_only(mmkv_store *s);                        /* 0: it may write */
+/* What a new record needs to know before any lock. */
+struct draft {
+    const void *key, *value;
+    size_t key_length, value_length;
+    uint64_t hash, word, size;   /* word: the 8 header bytes after the checksum, place 0 */
+    uint32_t sum;                /* checksum, place 0 */
+    uint64_t *reservation;       /* an extent of its own: where it is noted, and where it is */
+    uint64_t extent;
+};
+int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
+               size_t value_length, unsigned flags);
+int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags);
+/* Of a locked shard; each one operation, and those that make room before it. */
+int put_locked(struct op *op, struct draft *d, unsigned flags);
+int put_at(struct op *op, struct draft *d, struct place *p, bool found);
+int remove_at(struct op *op, uint64_t hash, const struct place *p);
+int shrink(struct op *op, uint64_t hash);
 /* What entry.c offers as mmkv_*. */
 int shard_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
               size_t *value_length, unsigned flags);
@@ -433,14 +462,16 @@ int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
               unsigned flags);
 int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                  size_t *value_length, unsigned flags);
+int shard_swap(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *expected, size_t expected_length,
+               const void *value, size_t value_length, unsigned flags, int *done);
+int shard_incr(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, int64_t delta, int64_t initial, unsigned flags,
+               int64_t *result);
 int shard_clear(mmkv_store *s);
-uint64_t shard_records(mmkv_store *s);               /* in all of them */
 int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
                size_t value_limit, unsigned flags);
 int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
 void shard_roll(struct op *op);                      /* counters: begin op->epoch */
 int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
-int shard_stale(mmkv_store *s);                      /* has the handle become useless since? */
 
 /* ---- record.c ---- */
 struct seal { uint64_t word, expiry; uint32_t sum; }; /* of a record: what its checksum covers besides key and value */
@@ -455,6 +486,8 @@ bool record_good(const struct view *view, uint64_t key_hash);
 bool record_sound(mmkv_store *s, uint64_t offset);
 bool record_check(mmkv_store *s, const struct fmt_record *r, uint64_t *key_hash);
 int record_copy(mmkv_store *s, uint64_t offset, void *buffer, size_t capacity, size_t *value_length, struct seal *seal);
+int record_same(mmkv_store *s, uint64_t offset, const void *expected, size_t expected_length, size_t *value_length, bool *same,
+                struct seal *seal);
 int record_copied(mmkv_store *s, uint64_t offset, uint64_t hash, const void *key, size_t key_length, const void *value,
                   size_t value_length, const struct seal *seal);
 int record_damaged(mmkv_store *s, uint64_t offset, const void *key, size_t key_length);

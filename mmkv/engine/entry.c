@@ -33,6 +33,18 @@ int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length
     return GUARDED(s, shard_delete(s, hash, key, key_length, buffer, capacity, value_length, flags));
 }
 
+int mmkv_swap(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *expected, size_t expected_length,
+              const void *value, size_t value_length, unsigned flags, int *done)
+{
+    return GUARDED(s, shard_swap(s, hash, key, key_length, expected, expected_length, value, value_length, flags, done));
+}
+
+int mmkv_incr(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, int64_t delta, int64_t initial, unsigned flags,
+              int64_t *result)
+{
+    return GUARDED(s, shard_incr(s, hash, key, key_length, delta, initial, flags, result));
+}
+
 int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
               size_t value_limit, unsigned flags)
 {

@@ -32,7 +32,9 @@ enum mmkv_code {
     MMKV_IN_USE = 16,        /* a mode that wants to be alone is not */
     MMKV_STALE = 17,         /* a private copy whose original has been opened for writing since */
     MMKV_STOPPED = 18,       /* a progress callback asked to stop */
-    MMKV_FILE_SYSTEM = 19    /* the file lies where processes may not share it, or space may not stay reserved */
+    MMKV_FILE_SYSTEM = 19,   /* the file lies where processes may not share it, or space may not stay reserved */
+    MMKV_RANGE = 20,         /* a counter would leave the range of 64 bits */
+    MMKV_NOT_A_NUMBER = 21   /* a counter's value is not 8 bytes long */
 };
 
 typedef struct mmkv_store mmkv_store;
@@ -117,6 +119,13 @@ int mmkv_put(mmkv_store *store, uint64_t hash, const void *key, size_t key_lengt
  * nothing is removed and MMKV_SHORT returned. `buffer` NULL: the value is not wanted. */
 int mmkv_delete(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                 size_t *value_length, unsigned flags);
+/* Exchange a value for another if it is the expected one: *done says whether it was. NULL stands for "absent" on either
+ * side; of two that are both absent nothing is changed, and *done says whether the key is. */
+int mmkv_swap(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, const void *expected,
+              size_t expected_length, const void *value, size_t value_length, unsigned flags, int *done);
+/* Add to a counter: a signed 64-bit integer, 8 bytes little-endian. An absent one counts as `initial`. *result is the sum. */
+int mmkv_incr(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, int64_t delta, int64_t initial,
+              unsigned flags, int64_t *result);
 /* Remove every record, shard by shard (bounded steps, not one atomic one). */
 int mmkv_clear(mmkv_store *store);
 /* Live records; exact when nobody writes. */

@@ -82,6 +82,18 @@ int record_copy(mmkv_store *s, uint64_t offset, void *buffer, size_t capacity, s
     return 0;
 }
 
+/* The same, but holding the value against what the caller has: of equal bytes that is as good as a copy. */
+int record_same(mmkv_store *s, uint64_t offset, const void *expected, size_t expected_length, size_t *value_length, bool *same,
+                struct seal *seal)
+{
+    struct view v;
+    if (unlikely(!record_view(s, offset, &v))) return MMKV_CORRUPT;
+    *value_length = v.value_length;
+    *seal = v.seal;
+    *same = v.value_length == expected_length && !memcmp(v.key + v.key_length, expected, expected_length);
+    return 0;
+}
+
 /* With verify_reads: is the copy of a key's value what was stored? */
 int record_copied(mmkv_store *s, uint64_t offset, uint64_t hash, const void *key, size_t key_length, const void *value,
                   size_t value_length, const struct seal *seal)

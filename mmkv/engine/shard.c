@@ -1,8 +1,8 @@
-/* shard.c: the operations on one key, each atomic.
+/* shard.c: the lock of a shard, and the operations that change one key, each atomic.
  *
  * A write: lock, read the epoch, make room (operations of their own: splits, chunks), then one operation that takes a
  * block, writes the record, changes the index, and kills what was there before; commit, hand back what was released,
- * unlock. A read takes no lock: it looks under an even version, copies, and looks whether the version stands. */
+ * unlock. */
 #include "engine.h"
 
 enum { SPREAD = 7 };
@@ -101,177 +101,15 @@ static void account(struct op *op, int64_t records, uint64_t sum, uint64_t bytes
     if (bytes) set(op, &sh->bytes, sh->bytes + bytes);
 }
 
-/* ---- reading ---- */
-
-/* The version that published a record with an extent of its own; 0 for one in a chunk. */
-static uint64_t published(mmkv_store *s, const struct place *p)
-{
-    const struct fmt_record *r = at(s, p->record, FMT_RECORD_HEADER);
-    if (!r || (r->flags & FMT_RECORD_PLACE) != FMT_RECORD_ALONE) return 0;
-    const struct fmt_extent *e = extent_at(s, p->record);
-    return e ? load_acquire(&e->link) : 0; /* before the copy; the fence in read_valid comes after it */
-}
-
-/* Was the value just copied the key's all the while? A record in an extent of its own is written before it is published
- * and the extent's descriptor keeps the version that did; so if the key still has the same record, published by the same
- * version, nothing it holds has changed. That accepts a long copy although other keys of the shard were written. */
-static bool still_there(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
-                        const struct place *p, uint64_t link)
-{
-    struct place now;
-    uint64_t version;
-    for (int tries = 0; link && tries < READ_TRIES; tries++) {
-        if (!read_begin(&sh->l, &version)) continue;
-        bool same = !index_find(s, sh, hash, key, key_length, &now) && now.record == p->record && published(s, &now) == link;
-        if (read_valid(&sh->l, version)) return same;
-    }
-    return false;
-}
-
-/* With verify_reads: a length that is told to one whose buffer is too small is to be the right one. A record that goes on
- * changing is left to the call with the larger buffer. */
-static int check_short(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
-                       const struct place *p, uint64_t version)
-{
-    uint64_t link = published(s, p);
-    if (record_sound(s, p->record)) return MMKV_SHORT;
-    bool same = read_valid(&sh->l, version) || still_there(s, sh, hash, key, key_length, p, link);
-    return same ? record_damaged(s, p->record, key, key_length) : MMKV_SHORT;
-}
-
-int shard_stale(mmkv_store *s) { return likely(!s->wary) ? 0 : handle_refuses(s); }
-
-/* Readers that get no valid look take the lock; those that may not write wait a little and go on trying. */
-static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void *key, size_t key_length, void *buffer,
-                       size_t capacity, size_t *value_length, unsigned flags)
-{
-    struct op op;
-    struct place p;
-    struct seal seal;
-    int rc = shard_lock(s, shard, &op, flags);
-    if (rc) return rc;
-    rc = index_find(s, op.sh, hash, key, key_length, &p);
-    if (!rc && value_length) rc = record_copy(s, p.record, buffer, capacity, value_length, &seal);
-    if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
-    shard_unlock(&op);
-    if (unlikely(reads_checked(s)) && !rc && value_length)
-        rc = record_copied(s, p.record, hash, key, key_length, buffer, *value_length, &seal);
-    return rc;
-}
-
-/* Find and copy. *p and *link (not 0 for a value in an extent of its own, if it was copied) say what was found. */
-static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
-                             size_t *value_length, unsigned flags, struct place *p, uint64_t *link)
-{
-    uint32_t shard = fmt_shard_of(hash, s->shard_bits);
-    struct fmt_shard *sh = shard_of(s, shard);
-    uint64_t version, started = 0;
-    struct seal seal;
-    int rc;
-    if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
-    if (unlikely((rc = shard_stale(s)))) return rc;
-    for (int tries = 0;; tries++) {
-        *link = 0;
-        if (likely(read_begin(&sh->l, &version))) {
-            rc = index_find(s, sh, hash, key, key_length, p);
-            if (likely(!rc) && value_length) {
-                if (unlikely(capacity > COPY_MAX_UNDER_LOCK)) *link = published(s, p);
-                rc = record_copy(s, p->record, buffer, capacity, value_length, &seal);
-            }
-            if (unlikely(s->shared_control != NULL) && shard_stale(s)) return MMKV_STALE;
-            if (likely(read_valid(&sh->l, version)) || (!rc && still_there(s, sh, hash, key, key_length, p, *link))) {
-                if (unlikely(rc == MMKV_CORRUPT)) { /* what others added may only not have been mapped */
-                    uint64_t before = atomic_load_explicit(&s->mapped, memory_order_acquire);
-                    if ((rc = map_all(s))) return rc;
-                    if (atomic_load_explicit(&s->mapped, memory_order_acquire) != before) continue;
-                    return record_damaged(s, p->record, NULL, 0);
-                }
-                if (unlikely(reads_checked(s)) && !rc && value_length) /* only now: a copy that was torn has been made again */
-                    return record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
-                if (rc == MMKV_SHORT && reads_checked(s)) return check_short(s, sh, hash, key, key_length, p, version);
-                return rc;
-            }
-        }
-        if (tries < READ_TRIES) continue;
-        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-        /* A long copy is not made under a lock: it goes on being tried. */
-        if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, flags);
-        if (load(&sh->failed)) return fail_unusable(sh);
-        if (!started) started = os_now_ms();
-        else if (os_now_ms() - started > s->lock_timeout_ms)
-            return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process "
-                        "that died; open the store with mode \"w\" to repair it", shard);
-        os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
-    }
-}
-
-int shard_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
-              size_t *value_length, unsigned flags)
-{
-    struct place p;
-    uint64_t link;
-    return read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &p, &link);
-}
-
-void shard_prefetch(mmkv_store *s, uint64_t hash, int stage)
-{
-    struct fmt_shard *sh = shard_of(s, fmt_shard_of(hash, s->shard_bits));
-    uint64_t table;
-    uint32_t depth, bits = fmt_bits_of(hash, s->shard_bits);
-    if (index_table(s, sh, bits, &table, &depth) || !table) return;
-    struct fmt_table *t = table_at(s, table);
-    if (!t) return;
-    const struct fmt_bucket *b = &t->line[fmt_home_of(hash)];
-    if (stage == 0) {
-        __builtin_prefetch(b);
-        return;
-    }
-    for (uint32_t i = 0; i < FMT_ENTRIES; i++) {
-        uint64_t entry = load(&b->entry[i]);
-        if (entry >> 43 != (uint64_t)bits << 1) continue;
-        const uint8_t *r = at(s, (entry & FMT_ENTRY_PLACE) * FMT_UNIT, 128);
-        if (r) {
-            __builtin_prefetch(r);
-            __builtin_prefetch(r + 64);
-        }
-    }
-}
-
-uint64_t shard_records(mmkv_store *s)
-{
-    uint64_t total = 0, version;
-    for (uint32_t i = 0; i < s->shard_count; i++) {
-        const struct fmt_shard *sh = shard_of(s, i);
-        uint64_t count = 0;
-        for (int tries = 0; tries < READ_TRIES; tries++) {
-            bool even = read_begin(&sh->l, &version);
-            count = load(&sh->count[load(&sh->epoch) & 1]);
-            if (even && read_valid(&sh->l, version)) break;
-        }
-        total += count;
-    }
-    return total;
-}
-
 /* ---- writing ---- */
 
-static int read_only(mmkv_store *s)
+int read_only(mmkv_store *s)
 {
     if (likely(s->writable)) return shard_stale(s);
     if (s->slotless) return fail(MMKV_IN_USE, 0, "this process was forked when its parent could not get a process slot for it: all "
                                   "%u were taken, or the parent may not open the file any more", FMT_PROCESSES - 1);
     return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
 }
-
-/* What a new record needs to know before any lock. */
-struct draft {
-    const void *key, *value;
-    size_t key_length, value_length;
-    uint64_t hash, word, size;   /* word: the 8 header bytes after the checksum, place 0 */
-    uint32_t sum;                /* checksum, place 0 */
-    uint64_t *reservation;       /* an extent of its own: where it is noted, and where it is */
-    uint64_t extent;
-};
 
 /* Returns the checksum. */
 static uint32_t write_record(uint8_t *p, const struct draft *d, uint32_t place)
@@ -338,23 +176,20 @@ static int ready(struct op *op)
     return likely(!op->sh->release[0]) ? 0 : shard_finish(op);
 }
 
-static int put_locked(struct op *op, struct draft *d, unsigned flags)
+/* Store what was drafted: at the place where the key was found or, if it was not, at one that is made. */
+int put_at(struct op *op, struct draft *d, struct place *p, bool found)
 {
     mmkv_store *s = op->s;
-    struct place p;
     uint64_t record = 0, old = 0, old_size = 0;
     uint32_t sum = 0;
     const struct fmt_record *r = NULL;
     uint32_t class_ = d->reservation ? FMT_CLASSES : heap_class(d->size);
-    int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);
-    if (rc && rc != MMKV_NOT_FOUND) return record_damaged(s, p.record, NULL, 0);
-    if (!rc) {
-        if (flags & MMKV_ADD) return MMKV_EXISTS;
-        old = p.record;
+    int rc;
+    if (found) {
+        old = p->record;
         if (!record_of(s, old, &r, &old_size)) return record_damaged(s, old, NULL, 0);
     } else {
-        if (flags & MMKV_REPLACE) return MMKV_NOT_FOUND;
-        while ((rc = index_room(s, op->sh, d->hash, &p)) == MMKV_FULL)
+        while ((rc = index_room(s, op->sh, d->hash, p)) == MMKV_FULL)
             if ((rc = index_split(op, d->hash))) return rc;
         if (rc) return rc;
     }
@@ -367,17 +202,27 @@ static int put_locked(struct op *op, struct draft *d, unsigned flags)
     uint64_t bytes = d->key_length + d->value_length;
     if (old) {
         uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
-        index_replace(op, d->hash, &p, record);
+        index_replace(op, d->hash, p, record);
         if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);
         account(op, 0, sum - old_sum, bytes - old_bytes);
     } else {
-        index_insert(op, d->hash, &p, record);
+        index_insert(op, d->hash, p, record);
         account(op, 1, sum, bytes);
     }
     store(&op->sh->written, op->sh->written + d->size);
     op_commit(op);
     if (unlikely(d->reservation)) store_release(d->reservation, 0);
     return finish(op);
+}
+
+int put_locked(struct op *op, struct draft *d, unsigned flags)
+{
+    struct place p;
+    int rc = index_find(op->s, op->sh, d->hash, d->key, d->key_length, &p);
+    if (rc && rc != MMKV_NOT_FOUND) return record_damaged(op->s, p.record, NULL, 0);
+    if (!rc && flags & MMKV_ADD) return MMKV_EXISTS;
+    if (rc && flags & MMKV_REPLACE) return MMKV_NOT_FOUND;
+    return put_at(op, d, &p, !rc);
 }
 
 /* An extent of its own for a value: taken and filled with no shard locked. */
@@ -393,37 +238,48 @@ static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
     return 0;
 }
 
-int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
-             unsigned flags)
+/* All of a new record that can be made before any lock: its checksum and, for a large value, an extent with it in. */
+int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
+               size_t value_length, unsigned flags)
 {
-    struct op op;
-    int rc = read_only(s);
-    if (unlikely(rc)) return rc;
+    *d = (struct draft){ .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
+                         .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
     if (key_length > FMT_KEY_MAX)
         return fail(MMKV_INVALID, 0, "a key of %zu bytes is longer than the limit of %u", key_length, FMT_KEY_MAX);
     if (value_length > FMT_VALUE_MAX)
         return fail(MMKV_INVALID, 0, "a value of %zu bytes is longer than the limit of %llu", value_length, FMT_VALUE_MAX);
-    if (unlikely((rc = write_ready(s, flags)))) return rc;
-    uint32_t shard = fmt_shard_of(hash, s->shard_bits);
-    struct draft d = { .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
-                       .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
+    int rc = write_ready(s, flags);
+    if (unlikely(rc)) return rc;
     shard_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
-    d.sum = record_sum(hash, d.word, 0, value, value_length);
-    if (unlikely(heap_alone(shard_of(s, shard), d.size)) && (rc = fill_extent(s, &d, flags))) goto out;
-    if (!(rc = shard_lock(s, shard, &op, flags))) {
+    d->sum = record_sum(hash, d->word, 0, value, value_length);
+    return unlikely(heap_alone(shard_of(s, fmt_shard_of(hash, s->shard_bits)), d->size)) ? fill_extent(s, d, flags) : 0;
+}
+
+/* The end of every draft. What was not published is handed back. */
+int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags)
+{
+    if (likely(!d->reservation) || published || load(d->reservation) != d->extent) return 0;
+    return pages_give(s, d->reservation, flags & ~(unsigned)MMKV_NO_WAIT);
+}
+
+int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
+             unsigned flags)
+{
+    struct op op;
+    struct draft d;
+    int rc = read_only(s), rc2;
+    if (unlikely(rc)) return rc;
+    rc = draft_make(s, &d, hash, key, key_length, value, value_length, flags);
+    if (likely(!rc) && !(rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) {
         rc = put_locked(&op, &d, flags);
         shard_unlock(&op);
     }
-out:
-    if (unlikely(d.reservation) && load(d.reservation) == d.extent && rc) {
-        int again = pages_give(s, d.reservation, flags & ~(unsigned)MMKV_NO_WAIT); /* not published: hand it back */
-        if (again) rc = again;
-    }
-    return rc;
+    rc2 = draft_drop(s, &d, !rc, flags);
+    return unlikely(rc2) ? rc2 : rc;
 }
 
 /* Remove the record at a place: one operation. */
-static int remove_at(struct op *op, uint64_t hash, const struct place *p)
+int remove_at(struct op *op, uint64_t hash, const struct place *p)
 {
     const struct fmt_record *r;
     uint64_t size;
@@ -443,7 +299,7 @@ static int remove_at(struct op *op, uint64_t hash, const struct place *p)
 }
 
 /* Give index tables back as a shard empties. Not having the room or the time to is no failure of the removal. */
-static int shrink(struct op *op, uint64_t hash)
+int shrink(struct op *op, uint64_t hash)
 {
     int rc = 0;
     if (!op->sh->count[op->epoch & 1]) rc = index_reset(op);
@@ -474,7 +330,7 @@ int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_lengt
     do {
         /* A long value is copied before the lock is taken, and removed if it is still the one that was copied. */
         if (buffer && capacity > COPY_MAX_UNDER_LOCK
-            && (rc = read_value(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
+            && (rc = read_copy(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
         if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
         rc = index_find(s, op.sh, hash, key, key_length, &p);
         if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
