@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.crash import seeded
-from tests.crash.run import IMAGES_OF_A_RUN, Task, engine, run, until
+from tests.crash.run import IMAGES_OF_A_RUN, Task, engine, run
+from tests.rig.runs import until
 
 
 def arguments() -> argparse.Namespace:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
-import signal
 import struct
-import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +15,7 @@ import xxhash._xxhash
 
 from tests.format.reader import Refused, read_checkpoint
 from tests.rig.build import build
+from tests.rig.runs import each_in_a_process
 
 HERE = Path(__file__).resolve().parent
 SOURCES = [HERE / name for name in ("crash.c", "world.c", "images.c")]
@@ -30,7 +26,6 @@ COUNTERS = (
 )
 IMAGES_OF_A_RUN = 24
 SECONDS_OF_A_RUN = 300
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -64,10 +59,6 @@ def engine(changed: dict[str, str] | None = None) -> Path:
 
 def _child(library: Path, task: Task, directory: Path, reader_of: int) -> None:
     # What is printed comes after the counters, if it comes to these.
-    output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    signal.alarm(SECONDS_OF_A_RUN)
     rig = ctypes.CDLL(str(library))
     hash_function = ctypes.cast(ctypes.CDLL(xxhash._xxhash.__file__).XXH3_64bits_withSeed, ctypes.c_void_p)
     rig.crash_run.restype = ctypes.POINTER(ctypes.c_uint64)
@@ -104,25 +95,6 @@ def _ask_the_reader(outcome: Outcome, directory: Path) -> None:
         outcome.read += 1
 
 
-def _finish(task: Task, status: int, directory: Path) -> Outcome:
-    outcome = Outcome(task)
-    code = os.waitstatus_to_exitcode(status)
-    if code == 0:
-        numbers = map(int, (directory / "counts").read_text().split())
-        outcome.counts.update(dict(zip(COUNTERS, numbers, strict=True)))
-        _ask_the_reader(outcome, directory)
-    elif code == -signal.SIGALRM:
-        outcome.failure = f"not done after {SECONDS_OF_A_RUN} s\n"
-    else:
-        outcome.failure = (directory / "output").read_text(errors="replace") + (
-            f"ended by signal {-code}\n" if code < 0 else ""
-        )
-    found = re.search(r", image (\d+): ", outcome.failure)
-    if found:
-        outcome.counts["images"] = int(found[1])
-    return outcome
-
-
 def run(
     library: Path,
     tasks: Iterable[Task],
@@ -132,47 +104,20 @@ def run(
     done: Callable[[], bool] = lambda: False,
     directory: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Run tasks, `jobs` at a time, until there are no more or `done()`; outcomes come as they end.
+    """Run tasks, `jobs` at a time, until there are no more or `done()`; outcomes come as they end."""
 
-    The files go to memory where there is such a directory: nothing is flushed anyway, but a disk's files cost more.
-    """
-    if directory is None and os.access(SHARED_MEMORY, os.W_OK):
-        directory = SHARED_MEMORY
-    running: dict[int, tuple[Task, Path]] = {}
-    queue = iter(tasks)
-    with tempfile.TemporaryDirectory(prefix="mmkv-crash-", dir=directory) as name:
-        try:
-            more = True
-            while more or running:
-                while more and len(running) < jobs:
-                    task = None if done() else next(queue, None)
-                    if task is None:
-                        more = False
-                        break
-                    own = Path(name) / f"{task.seed}-{int(task.sectors)}"
-                    own.mkdir()
-                    sys.stdout.flush()
-                    pid = os.fork()
-                    if pid == 0:
-                        try:
-                            _child(library, task, own, reader_of)
-                            os._exit(0)
-                        finally:
-                            os._exit(3)
-                    running[pid] = (task, own)
-                if running:
-                    pid, status = os.waitpid(-1, 0)
-                    task, own = running.pop(pid)
-                    outcome = _finish(task, status, own)
-                    shutil.rmtree(own)
-                    yield outcome
-        finally:
-            for pid in running:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+    def work(task: Task, own: Path) -> None:
+        _child(library, task, own, reader_of)
 
-
-def until(seconds: float) -> Callable[[], bool]:
-    """A condition that holds when so many seconds have passed from now."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() >= end
+    for task, failure, own in each_in_a_process(
+        tasks, work, seconds=SECONDS_OF_A_RUN, jobs=jobs, done=done, directory=directory
+    ):
+        outcome = Outcome(task, failure)
+        if not failure:
+            numbers = map(int, (own / "counts").read_text().split())
+            outcome.counts.update(dict(zip(COUNTERS, numbers, strict=True)))
+            _ask_the_reader(outcome, own)
+        found = re.search(r", image (\d+): ", outcome.failure)
+        if found:
+            outcome.counts["images"] = int(found[1])
+        yield outcome

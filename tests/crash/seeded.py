@@ -1,38 +1,14 @@
-"""Seeded bugs: mistakes that an engine could make, each a replacement in one source, to see the rig catch them.
+"""Seeded bugs: mistakes that an engine could make, to see the rig catch them.
 
-    python -m tests.crash --seeded [NAME ...]
-
-A text that does not occur exactly once is an error: a bug that no longer applies proves nothing.
+python -m tests.crash --seeded [NAME ...]
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from tests.crash.run import Outcome, Task, engine, run
-from tests.rig.build import ENGINE
-
-
-@dataclass(frozen=True)
-class Bug:
-    """One mistake."""
-
-    name: str
-    what: str
-    file: str
-    old: str
-    new: str
-    sectors: bool = False
-    """Whether it shows only when sectors are mixed."""
-
-    def text(self) -> str:
-        """The whole file with the mistake in it."""
-        text = (ENGINE / self.file).read_text()
-        if text.count(self.old) != 1:
-            raise ValueError(f"seeded bug {self.name}: {text.count(self.old)} times in {self.file}: {self.old!r}")
-        return text.replace(self.old, self.new)
-
+from tests.rig.runs import Bug
 
 RETYPE = """
     for (uint32_t i = 0; i < FMT_CLASSES; i++) {

@@ -9,6 +9,8 @@ import pytest
 
 from tests.crash import seeded
 from tests.crash.run import COUNTERS, Outcome, Task, engine, run
+from tests.rig.build import ENGINE
+from tests.rig.runs import Bug
 from tests.support import SEED
 
 IMAGES = 12
@@ -49,11 +51,11 @@ def test_seeded_bugs_are_caught(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", seeded.BUGS, ids=[bug.name for bug in seeded.BUGS])
-def test_every_seeded_bug_is_caught(bug: seeded.Bug) -> None:
+def test_every_seeded_bug_is_caught(bug: Bug) -> None:
     outcome, images = seeded.catch(bug)
     assert outcome is not None, f"{bug.name} ({bug.what}) was not caught in {images} images"
 
 
 @pytest.mark.parametrize("bug", seeded.BUGS, ids=[bug.name for bug in seeded.BUGS])
-def test_every_seeded_bug_applies(bug: seeded.Bug) -> None:
-    assert bug.text() != (seeded.ENGINE / bug.file).read_text()
+def test_every_seeded_bug_applies(bug: Bug) -> None:
+    assert bug.text() != (ENGINE / bug.file).read_text()

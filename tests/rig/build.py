@@ -25,7 +25,7 @@ ENGINE_FLAGS = ["-fsanitize=thread", "-Dmemcpy=rig_memcpy", "-Dmemset=rig_memset
 RIG_FLAGS = ["-Wall", "-Wextra", "-Werror", f"-I{ENGINE}", f"-I{RIG}"]
 WRAPPED = (
     *("mmap", "munmap", "msync", "fsync", "fdatasync", "sync_file_range", "ftruncate", "fallocate", "pwrite"),
-    *("statx", "getrandom", "clock_gettime"),
+    *("statx", "getrandom", "clock_gettime", "syscall", "fcntl"),
 )
 
 
@@ -66,8 +66,11 @@ def _object(name: str, text: str, headers: str, flags: list[str], cwd: Path) -> 
         return _publish(target, ["gcc", *FLAGS, *flags, f"-I{cwd}", "-c", str(source), "-o"], cwd)
 
 
-def build(sources: Sequence[Path], changed: dict[str, str] | None = None) -> Path:
-    """A shared library of the engine, the runtime and a rig's `sources`; `changed` has other texts for engine files."""
+def build(sources: Sequence[Path], changed: dict[str, str] | None = None, *, program: bool = False) -> Path:
+    """A shared library, or a program, of the engine, the runtime and a rig's `sources`.
+
+    `changed` has other texts for engine files.
+    """
     changed = changed or {}
     unknown = set(changed) - {path.name for path in engine_sources()}
     if unknown:
@@ -85,5 +88,5 @@ def build(sources: Sequence[Path], changed: dict[str, str] | None = None) -> Pat
         objects = list(pool.map(lambda job: _object(*job), jobs))
     digest = hashlib.sha256("\0".join([*(path.name for path in objects), *WRAPPED]).encode()).hexdigest()[:24]
     wraps = [f"-Wl,--wrap={name}" for name in WRAPPED]
-    link = ["gcc", "-shared", "-pthread", "-Wl,-Bsymbolic", *wraps, *map(str, objects), "-o"]
-    return _publish(CACHE / f"{Path(sources[0]).parent.name}-{digest}.so", link, ROOT)
+    link = ["gcc", *([] if program else ["-shared"]), "-pthread", "-Wl,-Bsymbolic", *wraps, *map(str, objects), "-o"]
+    return _publish(CACHE / f"{Path(sources[0]).parent.name}-{digest}{'' if program else '.so'}", link, ROOT)

@@ -1,14 +1,17 @@
 /* runtime.c: the callbacks of the instrumented engine, and the system calls it makes. See runtime.h. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <linux/falloc.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,7 +32,12 @@ static uint64_t boots;
 
 /* ---- chance and time ---- */
 
-static uint64_t chance = 1, clock_ns = 1700000000000000000ull;
+static uint64_t chance = 1, clock_ns = 1700000000000000000ull, slept_ns;
+static bool simulated;
+
+void rig_simulate_waiting(void) { simulated = true; }
+uint64_t rig_slept_ns(void) { return slept_ns; }
+void rig_pass_ns(uint64_t ns) { clock_ns += ns; }
 
 void rig_seed(uint64_t seed)
 {
@@ -188,6 +196,8 @@ int __real_fallocate(int fd, int mode, off_t offset, off_t length);
 ssize_t __real_pwrite(int fd, const void *data, size_t length, off_t offset);
 int __real_statx(int directory, const char *path, int flags, unsigned mask, struct statx *x);
 int __real_clock_gettime(clockid_t clock, struct timespec *t);
+long __real_syscall(long number, ...);
+int __real_fcntl(int fd, int command, ...);
 
 void *__wrap_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
@@ -303,12 +313,38 @@ ssize_t __wrap_getrandom(void *buffer, size_t length, unsigned flags)
     return (ssize_t)length;
 }
 
-/* The time of day goes into files: it is made up, so that one seed makes one run. Waiting goes by the real clock. */
+/* The time of day goes into files: it is made up, so that one seed makes one run. Waiting goes by the real clock, unless it
+ * is simulated. */
 int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
 {
-    if (clock != CLOCK_REALTIME) return __real_clock_gettime(clock, t);
+    if (clock != CLOCK_REALTIME && !simulated) return __real_clock_gettime(clock, t);
     clock_ns += 1000;
     t->tv_sec = (time_t)(clock_ns / 1000000000);
     t->tv_nsec = (long)(clock_ns % 1000000000);
     return 0;
+}
+
+/* The engine calls nothing but futex this way. In simulated time nobody is there to wake a sleeper: it sleeps to the end. */
+long __wrap_syscall(long number, uint32_t *word, int what, uint32_t value, const struct timespec *t, uint32_t *word2, uint32_t value3)
+{
+    if (number != SYS_futex) abort();
+    if (!simulated) return __real_syscall(number, word, what, value, t, word2, value3);
+    if (what == FUTEX_WAKE) return 0;
+    if (what != FUTEX_WAIT || !t) abort();
+    errno = EAGAIN;
+    if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != value) return -1;
+    uint64_t ns = (uint64_t)t->tv_sec * 1000000000 + (uint64_t)t->tv_nsec;
+    clock_ns += ns;
+    slept_ns += ns;
+    errno = ETIMEDOUT;
+    return -1;
+}
+
+/* The engine's calls of it are about locks. In simulated time a lock that is held is held for ever. */
+int __wrap_fcntl(int fd, int command, struct flock *lock)
+{
+    bool waits = command == F_OFD_SETLKW && simulated;
+    int rc = __real_fcntl(fd, waits ? F_OFD_SETLK : command, lock);
+    if (rc && waits && errno == EAGAIN) errno = EDEADLK;
+    return rc;
 }

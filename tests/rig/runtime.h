@@ -30,4 +30,10 @@ void rig_unwatch(void *file);
 void rig_seed(uint64_t seed);
 uint32_t rig_random(uint32_t below);
 
+/* From now on, in this process and those it forks: whoever waits for another process waits no time, but its clock goes on
+ * by as much, since the other is dead. All that was slept so far, and a way to let time pass. */
+void rig_simulate_waiting(void);
+uint64_t rig_slept_ns(void);
+void rig_pass_ns(uint64_t ns);
+
 #endif
