@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -42,6 +43,13 @@ def _load_key(key: Buffer) -> bytes:
     if len(data) > _KEY_MAX:
         raise ValueError(f"a key is at most 65,535 bytes long, not {len(data)}")
     return data
+
+
+def _number(number: object, what: str) -> int:
+    value = operator.index(number)  # type: ignore[arg-type]
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError(f"{what} is a signed 64-bit integer, not {value!r}")
+    return value
 
 
 class Hot:
@@ -190,7 +198,7 @@ class Hot:
         hashed = lib.mmkv_hash(handle, key, len(key))
         while True:
             code = lib.mmkv_put(handle, hashed, key, len(key), value, len(value), flags)
-            if code == lib.MMKV_EXISTS:
+            if code in (lib.MMKV_EXISTS, lib.MMKV_NOT_FOUND):
                 return int(code)
             if code != lib.MMKV_INTERRUPTED:
                 self._check(code)
@@ -411,6 +419,155 @@ class Hot:
                     self._wrote(handle)
                     return data if type(data) is bytes else bytes(data)
             return value
+        finally:
+            self._leave()
+
+    # ---- with a condition ----
+
+    def _put_if(self, key: Buffer, value: Buffer, flag: int) -> bool:
+        name, data = _load_key(key), _load(value, "value")
+        handle = self._inside()
+        try:
+            if self._write(handle, name, data, flag):
+                return False
+            self._wrote(handle)
+            return True
+        finally:
+            self._leave()
+
+    def add(self, key: Buffer, value: Buffer, /) -> bool:
+        """Store a value under a key that is absent; of several who try at once, one succeeds.
+
+        Args:
+            key: the key, up to 65,535 bytes.
+            value: the value, up to 1 TiB.
+
+        Returns:
+            True if the value was stored, False if the key was there already.
+
+        Raises:
+            StoreFullError: there is no room.
+            ReadOnlyError: the store is open for reading.
+            ClosedError: the store is closed.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.add(b"key", b"first"), db.add(b"key", b"second"), db[b"key"]
+            (True, False, b'first')
+        """
+        return self._put_if(key, value, lib.MMKV_ADD)
+
+    def replace(self, key: Buffer, value: Buffer, /) -> bool:
+        """Store a value under a key that is there.
+
+        Args:
+            key: the key, up to 65,535 bytes.
+            value: the value, up to 1 TiB.
+
+        Returns:
+            True if the value was stored, False if the key is absent.
+
+        Raises:
+            StoreFullError: there is no room; the old value is still there.
+            ReadOnlyError: the store is open for reading.
+            ClosedError: the store is closed.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.replace(b"key", b"first"), b"key" in db
+            (False, False)
+        """
+        return self._put_if(key, value, lib.MMKV_REPLACE)
+
+    def compare_and_swap(self, key: Buffer, expected: Buffer | None, new: Buffer | None, /) -> bool:
+        """Exchange the value of a key for another if it is the expected one, in one atomic step.
+
+        Args:
+            key: the key, up to 65,535 bytes.
+            expected: what the value must be; None: the key must be absent.
+            new: the value to store; None: the key is removed.
+
+        Returns:
+            True if the value was the expected one, and so is the new one now.
+
+        Raises:
+            StoreFullError: there is no room; the old value, if there was one, is still there.
+            ReadOnlyError: the store is open for reading.
+            ClosedError: the store is closed.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.compare_and_swap(b"key", None, b"1"), db.compare_and_swap(b"key", b"0", b"2"), db[b"key"]
+            (True, False, b'1')
+        """
+        name = _load_key(key)
+        old = None if expected is None else _load(expected, "value")
+        value = None if new is None else _load(new, "value")
+        handle = self._inside()
+        try:
+            done = ffi.new("int *")
+            hashed = lib.mmkv_hash(handle, name, len(name))
+            while True:
+                code = lib.mmkv_swap(
+                    handle, hashed, name, len(name), ffi.NULL if old is None else old, len(old or b""),
+                    ffi.NULL if value is None else value, len(value or b""), 0, done,
+                )  # fmt: skip
+                if code != lib.MMKV_INTERRUPTED:
+                    break
+            self._check(code)
+            if done[0] and not (old is None and value is None):
+                self._wrote(handle)
+            return bool(done[0])
+        finally:
+            self._leave()
+
+    def incr(self, key: Buffer, /, delta: int = 1, *, initial: int = 0) -> int:
+        """Add to a counter, in one atomic step: of several who do, each gets another result.
+
+        A counter is a signed 64-bit integer, stored as 8 bytes, little-endian: `int.from_bytes(db[key], "little",
+        signed=True)` reads it.
+
+        Args:
+            key: the key, up to 65,535 bytes.
+            delta: what to add; it may be negative.
+            initial: what an absent counter counts as.
+
+        Returns:
+            The sum, which is the new value.
+
+        Raises:
+            OverflowError: the sum does not fit in 64 bits, and nothing was changed.
+            ValueError: the value is not 8 bytes long.
+            StoreFullError: there is no room; the old value, if there was one, is still there.
+            ReadOnlyError: the store is open for reading.
+            ClosedError: the store is closed.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db.incr(b"hits"), db.incr(b"hits", 10), db.incr(b"left", -1, initial=100)
+            (1, 11, 99)
+        """
+        change, start = _number(delta, "delta"), _number(initial, "initial")
+        name = _load_key(key)
+        handle = self._inside()
+        try:
+            result = ffi.new("int64_t *")
+            hashed = lib.mmkv_hash(handle, name, len(name))
+            while (code := lib.mmkv_incr(handle, hashed, name, len(name), change, start, 0, result)) == (
+                lib.MMKV_INTERRUPTED
+            ):
+                pass
+            self._check(code)
+            self._wrote(handle)
+            return int(result[0])
         finally:
             self._leave()
 

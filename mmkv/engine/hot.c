@@ -1,5 +1,5 @@
 /* hot.c: the native base class of Store: the type, errors, arguments, closing. hot_keys.c has the operations on one
- * key, hot_many.c those on many; no other C file knows Python.
+ * key, hot_swap.c those that have a condition, hot_many.c those on many; no other C file knows Python.
  *
  * One call of a mapping operation is one native call, without a Python frame. It is the limited API only (3.11), so one
  * build serves every later CPython. mmkv/_reference.py has the same class over cffi; what one does the other does, and
@@ -277,6 +277,10 @@ static PyMethodDef hot_methods[] = {
     {"delete", hot_delete, METH_O, DOC_delete},
     {"pop", FAST(hot_pop), METH_FASTCALL | METH_KEYWORDS, DOC_pop},
     {"setdefault", FAST(hot_setdefault), METH_FASTCALL | METH_KEYWORDS, DOC_setdefault},
+    {"add", FAST(hot_add), METH_FASTCALL | METH_KEYWORDS, DOC_add},
+    {"replace", FAST(hot_replace), METH_FASTCALL | METH_KEYWORDS, DOC_replace},
+    {"compare_and_swap", FAST(hot_compare_and_swap), METH_FASTCALL | METH_KEYWORDS, DOC_compare_and_swap},
+    {"incr", FAST(hot_incr), METH_FASTCALL | METH_KEYWORDS, DOC_incr},
     {"get_into", FAST(hot_get_into), METH_FASTCALL | METH_KEYWORDS, DOC_get_into},
     {"get_many", hot_get_many, METH_O, DOC_get_many},
     {"put_many", hot_put_many, METH_O, DOC_put_many},

@@ -52,7 +52,7 @@ void finish_deferred(struct hot *h);
 int interrupted(int code);
 int sync_now(struct hot *h);
 
-/* ---- hot_keys.c and hot_many.c ---- */
+/* ---- hot_keys.c, hot_swap.c and hot_many.c ---- */
 
 int get_bytes(struct hot *h, uint64_t hash, const struct span *k, PyObject **value);
 PyObject *hot_subscript(PyObject *self, PyObject *key);
@@ -65,6 +65,10 @@ PyObject *hot_delete(PyObject *self, PyObject *key);
 PyObject *hot_pop(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_setdefault(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_get_into(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_add(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_replace(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_incr(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_get_many(PyObject *self, PyObject *keys);
 PyObject *hot_put_many(PyObject *self, PyObject *source);
 PyObject *hot_delete_many(PyObject *self, PyObject *keys);

@@ -341,6 +341,8 @@ def test_a_put_that_is_not_made_durable_says_what_has_become_of_it(path: Path, l
             lambda: db.__setitem__(b"k1", b"v"),
             lambda: db.put_many({b"k2": b"v"}),
             lambda: db.setdefault(b"k3", b"v"),
+            lambda: db.add(b"k4", b"v"),
+            lambda: db.compare_and_swap(b"k5", None, b"v"),
         )):
             if not number:
                 plan(1, "f")

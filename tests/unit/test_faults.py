@@ -115,7 +115,9 @@ def test_every_operation_raises_and_the_rest_goes_on(
         writes = {
             "put": lambda: db.put(b"1", b"2"), "put_long": lambda: db.put(b"k", b"v" * 2_000_000),
             "pop": lambda: db.pop(b"1"), "delete": lambda: db.delete(b"2"),
-            "setdefault": lambda: db.setdefault(b"3", b""), "clear": db.clear,
+            "setdefault": lambda: db.setdefault(b"3", b""), "clear": db.clear, "incr": lambda: db.incr(b"4"),
+            "add": lambda: db.add(b"k", b"v"), "cas": lambda: db.compare_and_swap(b"5", b"v", b"w"),
+            "cas_long": lambda: db.compare_and_swap(b"long", b"v" * 2_000_000, None),
             "put_many": lambda: db.put_many((b"%d" % i, b"") for i in range(100)), "sync": db.sync,
         }
         assert outcome(lambda: list(iterator)) == "CorruptStoreError"

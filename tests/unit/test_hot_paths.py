@@ -15,6 +15,7 @@ from tests.support import ROOT
 
 SUITES = [
     "tests/unit/test_mapping.py",
+    "tests/unit/test_conditional.py",
     "tests/unit/test_types.py",
     "tests/unit/test_verify_reads.py",
     "tests/unit/test_iteration.py",

@@ -52,6 +52,12 @@ def test_any_bytes_like_object(store: Any, form: Any) -> None:
     assert store.setdefault(form(key), form(b"another text")) == value
     assert store.pop(form(key)) == value
     assert store.setdefault(form(key), form(value)) == value
+    assert store.add(form(key), form(value)) is False
+    assert store.replace(form(key), form(value)) is True
+    assert store.compare_and_swap(form(key), form(value), form(key)) is True
+    assert store.compare_and_swap(form(key), form(key), form(value)) is True
+    assert store.incr(form(value)) == 1
+    del store[value]
     del store[form(key)]
     store.update([(form(key), form(value))])
     assert store.delete(form(key)) is True
@@ -98,6 +104,14 @@ def test_wrong_types(store: Any, wrong: Any) -> None:
         lambda: store.pop(wrong, None),
         lambda: store.setdefault(wrong, b"v"),
         lambda: store.setdefault(b"new", wrong),
+        lambda: store.add(wrong, b"v"),
+        lambda: store.add(b"new", wrong),
+        lambda: store.replace(wrong, b"v"),
+        lambda: store.replace(b"k", wrong),
+        lambda: store.compare_and_swap(wrong, b"v", b"w"),
+        lambda: store.compare_and_swap(b"k", b"v", wrong if wrong is not None else 1),
+        lambda: store.compare_and_swap(b"k", wrong if wrong is not None else 1, b"w"),
+        lambda: store.incr(wrong),
         lambda: store.update([(wrong, b"v")]),
         lambda: store.update([(b"k", wrong)]),
         lambda: store.get_into(wrong, bytearray(9)),
