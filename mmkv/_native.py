@@ -111,6 +111,8 @@ def _exception(code: int, os_errno: int, offset: int, pid: int, text: str, name:
             return OverflowError(f"{name}: {text or 'a counter would leave the range of 64 bits'}")
         case lib.MMKV_NOT_A_NUMBER:
             return ValueError(f"{name}: {text or 'a counter is 8 bytes long'}")
+        case lib.MMKV_TIMEOUT:
+            return TimeoutError(errno.ETIMEDOUT, text or "nothing has changed in the time given", name)
         case lib.MMKV_NO_MEMORY:
             return MemoryError(f"{name}: {text or 'out of memory'}")
         case lib.MMKV_INTERRUPTED:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 _MISSING: Any = object()
 _SMALL = 4096
 _KEY_MAX = 65535
+_FOREVER = 2**64 - 1
 _SCAN_BYTES = 65536
 _SCAN_VALUE_LIMIT = 16384
 
@@ -43,6 +44,15 @@ def _load_key(key: Buffer) -> bytes:
     if len(data) > _KEY_MAX:
         raise ValueError(f"a key is at most 65,535 bytes long, not {len(data)}")
     return data
+
+
+def _nanoseconds(timeout: float | None) -> int:
+    if timeout is None:
+        return _FOREVER
+    seconds: float = ffi.new("double *", timeout)[0]  # takes what is a number, as the native class does
+    if not seconds >= 0:
+        raise ValueError(f"timeout is a count of seconds, from 0 up, or None, not {timeout!r}")
+    return int(seconds * 1e9) if seconds < 1e9 else _FOREVER
 
 
 def _number(number: object, what: str) -> int:
@@ -568,6 +578,55 @@ class Hot:
             self._check(code)
             self._wrote(handle)
             return int(result[0])
+        finally:
+            self._leave()
+
+    def wait(self, key: Buffer, /, *, old: Buffer | None, timeout: float | None = None) -> bytes | None:
+        """Wait until the value of a key is another one, asleep: woken by who changes it, in whatever process.
+
+        Values that come and go between two looks may be missed; what is returned was the value at some moment.
+
+        Args:
+            key: the key, up to 65,535 bytes.
+            old: the value that is known already; None: the key is known to be absent.
+            timeout: seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The value, which differs from `old`; None if the key is absent.
+
+        Raises:
+            TimeoutError: it was still the old one when the time was up.
+            ReadOnlyError: the store is open for reading: who waits leaves word of it in the file.
+            ClosedError: the store is closed, or was closed by another thread meanwhile.
+
+        Example:
+            >>> import mmkv, os, tempfile, threading
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         thread = threading.Thread(target=db.put, args=(b"key", b"value"))
+            ...         thread.start()
+            ...         value = db.wait(b"key", old=None)
+            ...         thread.join()
+            >>> value
+            b'value'
+        """
+        name, known = _load_key(key), None if old is None else _load(old, "value")
+        nanoseconds = _nanoseconds(timeout)
+        handle = self._inside()
+        try:
+            hashed = lib.mmkv_hash(handle, name, len(name))
+            waiting = ffi.new("mmkv_waiting *", {"timeout_ns": nanoseconds})
+            given = ffi.NULL if known is None else known
+            while True:
+                code = lib.mmkv_wait(handle, hashed, name, len(name), given, len(known or b""), waiting)
+                if code in (lib.MMKV_WOULD_BLOCK, lib.MMKV_INTERRUPTED):
+                    if self._closed:
+                        raise failure(CLOSED, 0, 0, 0, "", getattr(self, "path", None))
+                    continue
+                self._check(code)
+                # What has changed may have changed back.
+                if (value := self._read(handle, name, take=False)) != known:
+                    return value
         finally:
             self._leave()
 

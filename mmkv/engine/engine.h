@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
  * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | swap.c
- * | shard.c read.c scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * wait.c | shard.c read.c scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
  * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
@@ -23,7 +23,8 @@ enum {
     READ_TRIES = 64,             /* optimistic reads before the lock is taken */
     INTERRUPTIBLE = 0x100,       /* flag of lock_word: a signal ends the wait with MMKV_INTERRUPTED */
     NO_GROWTH = 0x200,           /* flag of pages_take: MMKV_FULL, without more words, rather than a longer file */
-    LOCK_NAP_MS = 50             /* a waiter asks this often whether the owner is alive */
+    LOCK_NAP_MS = 50,            /* a waiter asks this often whether the owner is alive */
+    WAIT_LOOK_MS = 100           /* who waits for a change looks this often, lest the writer died before its wake */
 };
 
 /* The identity to which the volatile state belongs (DESIGN section 5). */
@@ -184,6 +185,8 @@ void os_hold_in_child(void *page);
 int os_wait(const uint32_t *word, uint32_t value, uint32_t milliseconds); /* 0, or MMKV_INTERRUPTED */
 int os_wait_ns(const uint32_t *word, uint32_t value, uint64_t nanoseconds);
 void os_wake(uint32_t *word, int count);
+int os_wait_bits(const uint32_t *word, uint32_t value, uint32_t bits, uint64_t nanoseconds); /* until woken for one of them */
+void os_wake_bits(uint32_t *word, uint32_t bits);    /* all who wait for one of them */
 uint64_t os_now_ms(void);
 uint64_t os_elapsed_ns(void);                        /* of a clock that only runs forward, like os_now_ms */
 uint64_t os_now_ns(void);
@@ -270,6 +273,7 @@ struct op {
     uint64_t epoch;              /* read once, after the lock was taken */
     uint32_t shard;
     unsigned flags;
+    uint32_t changed;            /* for whom to look when the lock is let go, see wait.c */
 };
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
@@ -287,6 +291,7 @@ static inline void op_open(struct op *op, mmkv_store *s, struct fmt_lockable *l,
     op->l = l;
     op->log = log;
     op->flags = flags;
+    op->changed = 0;
 }
 static inline void op_begin(struct op *op)
 {
@@ -421,6 +426,21 @@ struct index_item { uint32_t bits, line, slot; uint64_t record; };
 uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_TABLE_ENTRIES]);
 uint32_t table_stash_tag(const struct fmt_table *table, const struct index_item *item);
 uint32_t table_miscounted(const struct fmt_table *table);
+
+/* ---- wait.c ---- */
+static inline void shard_changed(struct op *op, uint64_t hash) { op->changed |= fmt_waiting_of(hash); }
+void shard_wake(struct fmt_lockable *l, uint32_t changed);
+int shard_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
+               mmkv_waiting *w);
+/* Between letting a lock go and a look at who waits. The exchange of unlock_word is a full barrier on x86. */
+static inline void fence_after_unlock(void)
+{
+#if defined(__x86_64__)
+    atomic_signal_fence(memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
 
 /* ---- read.c ---- */
 int read_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,

@@ -45,6 +45,12 @@ int mmkv_incr(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
     return GUARDED(s, shard_incr(s, hash, key, key_length, delta, initial, flags, result));
 }
 
+int mmkv_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
+              mmkv_waiting *w)
+{
+    return GUARDED(s, shard_wait(s, hash, key, key_length, old, old_length, w));
+}
+
 int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
               size_t value_limit, unsigned flags)
 {

@@ -489,6 +489,9 @@ static inline uint32_t fmt_tag_of(uint64_t hash, uint32_t shard_bits)
     uint32_t tag = (uint32_t)(hash << (shard_bits + 20) >> 57);
     return tag ? tag : 1;
 }
+/* Of fmt_lockable.waiting the bit that a key belongs to; the top 8 count. */
+#define FMT_WAITING_BITS 24u
+static inline uint32_t fmt_waiting_of(uint64_t hash) { return 1u << ((hash & 0xffffff) * FMT_WAITING_BITS >> 24); }
 static inline uint32_t fmt_home_of(uint64_t hash) { return (uint32_t)((hash & 0xffffff) * FMT_BUCKETS >> 24); }
 
 /* Size classes: 16 to 128 by 16, then eight to a doubling up to 4096, then what puts 15, 14, ... 4 blocks in 64 KiB. */

@@ -1,5 +1,5 @@
 /* hot.c: the native base class of Store: the type, errors, arguments, closing. hot_keys.c has the operations on one
- * key, hot_swap.c those that have a condition, hot_many.c those on many; no other C file knows Python.
+ * key, hot_swap.c those that depend on what is there, hot_many.c those on many; no other C file knows Python.
  *
  * One call of a mapping operation is one native call, without a Python frame. It is the limited API only (3.11), so one
  * build serves every later CPython. mmkv/_reference.py has the same class over cffi; what one does the other does, and
@@ -281,6 +281,7 @@ static PyMethodDef hot_methods[] = {
     {"replace", FAST(hot_replace), METH_FASTCALL | METH_KEYWORDS, DOC_replace},
     {"compare_and_swap", FAST(hot_compare_and_swap), METH_FASTCALL | METH_KEYWORDS, DOC_compare_and_swap},
     {"incr", FAST(hot_incr), METH_FASTCALL | METH_KEYWORDS, DOC_incr},
+    {"wait", FAST(hot_wait), METH_FASTCALL | METH_KEYWORDS, DOC_wait},
     {"get_into", FAST(hot_get_into), METH_FASTCALL | METH_KEYWORDS, DOC_get_into},
     {"get_many", hot_get_many, METH_O, DOC_get_many},
     {"put_many", hot_put_many, METH_O, DOC_put_many},

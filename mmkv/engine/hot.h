@@ -69,6 +69,7 @@ PyObject *hot_add(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject 
 PyObject *hot_replace(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_incr(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_wait(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_get_many(PyObject *self, PyObject *keys);
 PyObject *hot_put_many(PyObject *self, PyObject *source);
 PyObject *hot_delete_many(PyObject *self, PyObject *keys);

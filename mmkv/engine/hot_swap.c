@@ -1,4 +1,4 @@
-/* hot_swap.c: the operations of the native class that change a key if it is what the caller thinks; see hot.c. */
+/* hot_swap.c: the operations of the native class that depend on what a key's value is; see hot.c. */
 #include "hot.h"
 
 /* ---- arguments ---- */
@@ -140,4 +140,67 @@ PyObject *hot_incr(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject
     }
     span_drop(&k);
     return result;
+}
+
+/* ---- waiting ---- */
+
+/* Seconds, or None for ever, in nanoseconds. -1: raised. */
+static int timeout_load(PyObject *object, uint64_t *nanoseconds)
+{
+    *nanoseconds = UINT64_MAX;
+    if (!object || object == Py_None) return 0;
+    double seconds = PyFloat_AsDouble(object);
+    if (seconds == -1 && PyErr_Occurred()) return -1;
+    if (!(seconds >= 0)) {
+        PyErr_Format(PyExc_ValueError, "timeout is a count of seconds, from 0 up, or None, not %R", object);
+        return -1;
+    }
+    if (seconds < 1e9) *nanoseconds = (uint64_t)(seconds * 1e9);
+    return 0;
+}
+
+/* Until the engine has seen another value, or there is something to raise. */
+static int wait_for_change(struct hot *h, uint64_t hash, const struct span *k, const struct span *old, mmkv_waiting *w)
+{
+    for (;;) {
+        int code;
+        WITHOUT_GIL(code, mmkv_wait(h->store, hash, k->data, (size_t)k->length, old->data, (size_t)old->length, w));
+        if (code != MMKV_WOULD_BLOCK && code != MMKV_INTERRUPTED) return code;
+        if (PyErr_CheckSignals() < 0) return RAISED; /* also of one that another thread was given */
+        if (h->closed) return CLOSED;
+    }
+}
+
+PyObject *hot_wait(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+    static const char *const known[] = {"", "old", "timeout"};
+    struct hot *h = (struct hot *)self;
+    PyObject *a[3], *value = NULL;
+    struct span k = {0}, old = {0};
+    mmkv_waiting w = {0};
+    if (by_name("wait", args, n, names, 1, known, 3, a) < 0) return NULL;
+    if (!a[1]) {
+        PyErr_SetString(PyExc_TypeError, "wait() missing required keyword argument 'old'");
+        return NULL;
+    }
+    if (timeout_load(a[2], &w.timeout_ns) < 0) return NULL;
+    if (key_load(a[0], &k) == 0 && value_or_none(a[1], &old) == 0 && enter(h) == 0) {
+        uint64_t hash = hash_of(h, &k);
+        int code;
+        for (;;) { /* what has changed may have changed back */
+            code = wait_for_change(h, hash, &k, &old, &w);
+            if (code) break;
+            code = get_bytes(h, hash, &k, &value);
+            if (code == MMKV_NOT_FOUND && !old.data) continue;
+            if (code || !old.data || PyBytes_Size(value) != old.length || memcmp(PyBytes_AsString(value), old.data, (size_t)old.length))
+                break;
+            Py_CLEAR(value);
+        }
+        if (code == MMKV_NOT_FOUND) value = Py_NewRef(Py_None);
+        else if (code) raise_code(h, code);
+        leave(h);
+    }
+    span_drop(&k);
+    span_drop(&old);
+    return value;
 }

@@ -34,7 +34,8 @@ enum mmkv_code {
     MMKV_STOPPED = 18,       /* a progress callback asked to stop */
     MMKV_FILE_SYSTEM = 19,   /* the file lies where processes may not share it, or space may not stay reserved */
     MMKV_RANGE = 20,         /* a counter would leave the range of 64 bits */
-    MMKV_NOT_A_NUMBER = 21   /* a counter's value is not 8 bytes long */
+    MMKV_NOT_A_NUMBER = 21,  /* a counter's value is not 8 bytes long */
+    MMKV_TIMEOUT = 22        /* nothing has changed in the time given */
 };
 
 typedef struct mmkv_store mmkv_store;
@@ -126,6 +127,15 @@ int mmkv_swap(mmkv_store *store, uint64_t hash, const void *key, size_t key_leng
 /* Add to a counter: a signed 64-bit integer, 8 bytes little-endian. An absent one counts as `initial`. *result is the sum. */
 int mmkv_incr(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, int64_t delta, int64_t initial,
               unsigned flags, int64_t *result);
+/* Wait until the value of a key is another one than `old` (NULL: absent), asleep. 0: it is, or has been since; to be read
+ * by mmkv_get. MMKV_WOULD_BLOCK: it has not been seen to change yet, after a tenth of a second at most: call again.
+ * MMKV_TIMEOUT: nor will this call any more. *w is zeros and a timeout before the first call. */
+typedef struct mmkv_waiting {
+    uint64_t timeout_ns;       /* UINT64_MAX: for ever */
+    uint64_t deadline_ns, record, link; /* the engine's */
+} mmkv_waiting;
+int mmkv_wait(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
+              mmkv_waiting *w);
 /* Remove every record, shard by shard (bounded steps, not one atomic one). */
 int mmkv_clear(mmkv_store *store);
 /* Live records; exact when nobody writes. */

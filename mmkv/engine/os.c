@@ -521,6 +521,19 @@ void os_wake(uint32_t *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
 
+int os_wait_bits(const uint32_t *word, uint32_t value, uint32_t bits, uint64_t nanoseconds)
+{
+    uint64_t end = os_elapsed_ns() + nanoseconds; /* with bits the kernel wants a point in time, of the same clock */
+    struct timespec t = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
+    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &t, NULL, bits) && errno == EINTR) return MMKV_INTERRUPTED;
+    return 0;
+}
+
+void os_wake_bits(uint32_t *word, uint32_t bits)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET, INT32_MAX, NULL, NULL, bits);
+}
+
 uint64_t os_elapsed_ns(void)
 {
     struct timespec t;

@@ -42,7 +42,9 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
 
 void shard_unlock(struct op *op)
 {
-    unlock_word(op->s, &op->sh->l.lock);
+    unlock_word(op->s, &op->l->lock);
+    fence_after_unlock(); /* pairs with the fence in shard_wait */
+    if (unlikely(load32(&op->l->waiting) & op->changed)) shard_wake(op->l, op->changed);
 }
 
 /* After a commit: hand back what the operation released. Killed before: whoever takes over does it. */
@@ -212,6 +214,7 @@ int put_at(struct op *op, struct draft *d, struct place *p, bool found)
     store(&op->sh->written, op->sh->written + d->size);
     op_commit(op);
     if (unlikely(d->reservation)) store_release(d->reservation, 0);
+    shard_changed(op, d->hash);
     return finish(op);
 }
 
@@ -295,6 +298,7 @@ int remove_at(struct op *op, uint64_t hash, const struct place *p)
     account(op, -1, 0 - sum, 0 - bytes);
     store(&op->sh->written, op->sh->written + sizeof(struct fmt_epochs));
     op_commit(op);
+    shard_changed(op, hash);
     return finish(op);
 }
 
