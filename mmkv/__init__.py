@@ -1,5 +1,6 @@
 """mmkv: a persistent key-value store in one memory-mapped file, shared live by any number of processes."""
 
+from mmkv._lock import Lock
 from mmkv._repair import repair, salvage
 from mmkv.errors import (
     ClosedError,
@@ -22,6 +23,7 @@ __all__ = [
     "ConflictError",
     "CorruptStoreError",
     "Error",
+    "Lock",
     "LockTimeoutError",
     "NotAStoreError",
     "Problem",

@@ -242,6 +242,25 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             self._leave()
         return int(now[0]), int(durable[0])
 
+    def _handle_name(self) -> tuple[int, int]:
+        # Two numbers that no other handle of this store has or ever had; for Lock.
+        number, start = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+        handle = ffi.cast("mmkv_store *", self._enter())
+        try:
+            check(lib.mmkv_me(handle, number, start), self._path)
+        finally:
+            self._leave()
+        return int(number[0]), int(start[0])
+
+    def _handle_alive(self, number: int, start: int) -> bool:
+        alive = ffi.new("int *")
+        handle = ffi.cast("mmkv_store *", self._enter())
+        try:
+            check(lib.mmkv_alive(handle, number, start, alive), self._path)
+        finally:
+            self._leave()
+        return bool(alive[0])
+
     # ---- durability, figures, checks ----
 
     def sync(self, *, wait: bool = True) -> int:

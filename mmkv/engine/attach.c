@@ -162,6 +162,30 @@ static int take_own_slot(mmkv_store *s, uint32_t *slot)
     return rc;
 }
 
+/* ---- names of handles, for locks that people make of records ---- */
+
+int handle_name(mmkv_store *s, uint32_t *handle, uint64_t *start_ns)
+{
+    int rc = read_only(s);
+    if (rc) return rc;
+    *handle = s->me;
+    *start_ns = load(&process_of(s, s->slot)->start_ns);
+    return 0;
+}
+
+/* The byte first: its next owner can have it only after `state` was 0, and has another name. */
+int handle_alive(mmkv_store *s, uint32_t handle, uint64_t start_ns, int *alive)
+{
+    uint32_t slot = handle & FMT_LOCK_OWNER;
+    int rc = shard_stale(s);
+    if (rc) return rc;
+    *alive = 0;
+    if (!slot || slot >= FMT_PROCESSES || !slot_alive(s, slot)) return 0;
+    const struct fmt_process *p = process_of(s, slot);
+    *alive = load32(&p->state) && load32(&p->incarnation) == handle >> 12 && load(&p->start_ns) == start_ns;
+    return 0;
+}
+
 /* ---- attach ---- */
 
 static bool control_plausible(mmkv_store *s, uint64_t physical)

@@ -583,5 +583,7 @@ int detach(mmkv_store *s, int checkpoint);
 void handle_register(mmkv_store *s);                 /* for fork */
 void handle_forget(mmkv_store *s);
 bool slot_alive(mmkv_store *s, uint32_t slot);
+int handle_name(mmkv_store *s, uint32_t *handle, uint64_t *start_ns);
+int handle_alive(mmkv_store *s, uint32_t handle, uint64_t start_ns, int *alive);
 
 #endif

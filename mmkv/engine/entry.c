@@ -51,6 +51,16 @@ int mmkv_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
     return GUARDED(s, shard_wait(s, hash, key, key_length, old, old_length, w));
 }
 
+int mmkv_me(mmkv_store *s, uint32_t *handle, uint64_t *start_ns)
+{
+    return GUARDED(s, handle_name(s, handle, start_ns));
+}
+
+int mmkv_alive(mmkv_store *s, uint32_t handle, uint64_t start_ns, int *alive)
+{
+    return GUARDED(s, handle_alive(s, handle, start_ns, alive));
+}
+
 int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, size_t *used, int with_values,
               size_t value_limit, unsigned flags)
 {

@@ -136,6 +136,10 @@ typedef struct mmkv_waiting {
 } mmkv_waiting;
 int mmkv_wait(mmkv_store *store, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
               mmkv_waiting *w);
+/* The name of a handle open for writing, which no other of this store has or ever had. And whether the handle of a name is
+ * open, in a process that lives. */
+int mmkv_me(mmkv_store *store, uint32_t *handle, uint64_t *start_ns);
+int mmkv_alive(mmkv_store *store, uint32_t handle, uint64_t start_ns, int *alive);
 /* Remove every record, shard by shard (bounded steps, not one atomic one). */
 int mmkv_clear(mmkv_store *store);
 /* Live records; exact when nobody writes. */
