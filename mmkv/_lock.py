@@ -24,10 +24,10 @@ _LOOK: Final = 0.1
 class Lock:
     """A lock between the threads of all processes that have a store open.
 
-    It is one record of the store, with the holder's name in it. It is released when its holder dies, or closes the store:
-    those who wait notice within 0.2 s. A power cut releases it too. It is not reentrant, and not fair: of those who
-    wait, any may be next. As with `threading.Lock`, any thread may release what another has acquired through the same
-    object; a forked child does not hold what its parent does. It can be pickled, and is then not held.
+    It is one record of the store, with the holder's name in it. It is released when its holder dies, or closes the
+    store: those who wait notice within 0.2 s. A power cut releases it too. It is not reentrant, and not fair: of those
+    who wait, any may be next. As with `threading.Lock`, any thread may release what another has acquired through the
+    same object; a forked child does not hold what its parent does. It can be pickled, and is then not held.
 
     Args:
         store: an open store, not read-only. Its closing releases the lock.

@@ -1,4 +1,4 @@
-"""add, replace, compare_and_swap and incr: changes that depend on what is there, atomic across threads and processes."""
+"""add, replace, compare_and_swap, incr: changes that depend on what is there, atomic across threads and processes."""
 
 from __future__ import annotations
 
@@ -318,7 +318,9 @@ def test_in_a_forked_child(store: Any) -> None:
 
 def test_two_handles_of_one_process(open_store: Any) -> None:
     one, two = open_store(), open_store()
-    assert one.add(b"k", b"1") and not two.add(b"k", b"2")
-    assert two.compare_and_swap(b"k", b"1", b"3") and not one.compare_and_swap(b"k", b"1", b"4")
+    assert one.add(b"k", b"1")
+    assert not two.add(b"k", b"2")
+    assert two.compare_and_swap(b"k", b"1", b"3")
+    assert not one.compare_and_swap(b"k", b"1", b"4")
     assert [one.incr(b"n"), two.incr(b"n"), one.incr(b"n")] == [1, 2, 3]
     assert isinstance(one, mmkv.Store)

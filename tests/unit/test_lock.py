@@ -40,7 +40,8 @@ def test_one_after_the_other(store: Any) -> None:
     lock, other = mmkv.Lock(store, NAME), mmkv.Lock(store, bytearray(NAME))
     assert not lock.locked()
     assert lock.acquire() is True
-    assert lock.locked() and other.locked()
+    assert lock.locked()
+    assert other.locked()
     assert other.acquire(blocking=False) is False
     assert other.acquire(timeout=0.05) is False
     assert lock.acquire(False) is False, "it is not reentrant"
@@ -121,7 +122,8 @@ def test_arguments(store: Any, open_store: Any) -> None:
         assert reader.locked()
         with pytest.raises(mmkv.ReadOnlyError):
             reader.acquire()
-    assert "the lock" in repr(reader) and store.path in repr(reader)
+    assert "the lock" in repr(reader)
+    assert store.path in repr(reader)
 
 
 def test_a_closed_store(open_store: Any) -> None:
