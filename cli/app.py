@@ -13,19 +13,26 @@ from click.shell_completion import shell_complete
 
 import mmkv
 
+from .add import add
+from .cas import cas
 from .check import check
 from .count import count
 from .delete import delete
-from .errors import Absent, Exit, Failure, describe, report
+from .errors import Absent, Exit, Failure, TimeUp, Unchanged, describe, report
 from .export import export
 from .get import get
 from .has import has
 from .import_ import import_
+from .incr import incr
 from .list import list_
 from .options import examples
+from .pop import pop
 from .put import put
+from .replace import replace
 from .salvage import salvage
+from .setdefault import setdefault
 from .stats import stats
+from .wait import wait
 
 __all__ = ["group", "run"]
 
@@ -46,8 +53,8 @@ COMPLETE_VARIABLE = "_MMKV_COMPLETE"
         mmkv export store.mmkv records.jsonl
         """
     )
-    + "\n\n\b\nExit status: 0 done, 1 no such key, 2 wrong usage, 3 an error of the store, a file or the data,\n"
-    "130 interrupted.",
+    + "\n\n\b\nExit status: 0 done, 1 no such key, or a condition does not hold, 2 wrong usage,\n"
+    "3 an error of the store, a file or the data, 124 time is up, 130 interrupted.",
 )
 @click.version_option(package_name="mmkv", prog_name=PROGRAM)
 def group() -> None:
@@ -57,7 +64,10 @@ def group() -> None:
     """
 
 
-for command in (get, put, delete, has, count, list_, stats, check, salvage, import_, export):
+SINGLE = (get, put, add, replace, setdefault, cas, incr, pop, delete, has, wait)
+WHOLE = (count, list_, stats, check, salvage, import_, export)
+
+for command in SINGLE + WHOLE:
     group.add_command(command)
 
 
@@ -94,9 +104,12 @@ def _run(arguments: Sequence[str]) -> int:
         path = error.ctx.command_path if error.ctx is not None else PROGRAM
         report(f"{error.format_message().rstrip('.')} (see '{path} --help')")
         return Exit.USAGE
-    except Absent as error:
+    except (Absent, Unchanged) as error:
         report(str(error))
-        return Exit.ABSENT
+        return Exit.ABSENT if isinstance(error, Absent) else Exit.UNCHANGED
+    except TimeUp as error:
+        report(str(error))
+        return Exit.TIMEOUT
     except BrokenPipeError:
         return Exit.PIPE_CLOSED
     except (Failure, mmkv.Error, OSError, click.ClickException) as error:

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from .text import escape_text, quote
 
-__all__ = ["Absent", "BadData", "Exit", "Failure", "UnsafeKey", "describe", "report"]
+__all__ = ["Absent", "BadData", "Exit", "Failure", "TimeUp", "Unchanged", "UnsafeKey", "describe", "report"]
 
 
 class Exit(IntEnum):
@@ -16,8 +16,10 @@ class Exit(IntEnum):
 
     OK = 0
     ABSENT = 1
+    UNCHANGED = 1
     USAGE = 2
     FAILURE = 3
+    TIMEOUT = 124  # what timeout(1) has
     INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program that Ctrl-C ended
     PIPE_CLOSED = 141  # 128 + SIGPIPE, likewise
     TERMINATED = 143  # 128 + SIGTERM
@@ -30,6 +32,20 @@ class Absent(Exception):
         shown = ", ".join(quote(key) for key in keys[:3])
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         super().__init__(f"no such key: {shown}{more}")
+
+
+class Unchanged(Exception):
+    """The condition of a change does not hold."""
+
+    def __init__(self, key: bytes, why: str) -> None:
+        super().__init__(f"nothing was changed: key {quote(key)} {why}")
+
+
+class TimeUp(Exception):
+    """What was waited for did not come in the time given."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(f"time is up: the value of key {quote(key)} has not changed")
 
 
 class Failure(Exception):

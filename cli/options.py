@@ -15,6 +15,7 @@ __all__ = [
     "hex_option",
     "hex_value_option",
     "json_option",
+    "old_option",
     "parse_bytes",
     "parse_key",
     "quiet_option",
@@ -47,6 +48,15 @@ def hex_value_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def old_option(text: str) -> Callable[[Command], Command]:
+    """Add `--old`: the value that a key is expected to have."""
+
+    def add(command: Command) -> Command:
+        return click.option("-o", "--old", metavar="VALUE", help=text)(command)
+
+    return add
 
 
 def quiet_option(command: Command) -> Command:

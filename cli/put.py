@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from .opening import open_for_writing
-from .options import examples, hex_option, hex_value_option, parse_bytes, parse_key, store_argument
-from .streams import binary_stdin
+from .options import examples, hex_option, hex_value_option, parse_key, store_argument
+from .values import read_value
 
 __all__ = ["put"]
 
@@ -34,12 +32,6 @@ def put(store: str, key: str, value: str | None, as_hex: bool, hex_value: bool) 
     The store is made if it is missing. When the command has ended the value is on the disk.
     """
     name = parse_key(key, as_hex)
-    # All of the value before the store is opened: a store is neither made nor held open for input that never comes.
-    if value is not None:
-        data = parse_bytes(value, hex_value, "VALUE")
-    else:
-        data = binary_stdin().read()
-        if hex_value:
-            data = parse_bytes(os.fsdecode(data), hex_value, "VALUE")
+    data = read_value(value, hex_value)
     with open_for_writing(store, create=True) as db:
         db.put(name, data)

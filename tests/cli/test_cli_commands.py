@@ -199,7 +199,10 @@ def test_new_stores_are_private(mmkv: Runner, store: Path) -> None:
 def test_version_and_help(mmkv: Runner) -> None:
     assert importlib.metadata.version("mmkv") in mmkv("--version").out.decode()
     overview = mmkv("--help").out.decode()
-    for command in ["get", "put", "delete", "has", "count", "list", "stats", "check", "import", "export"]:
+    for command in [
+        *("get", "put", "add", "replace", "setdefault", "cas", "incr", "pop", "delete", "has", "wait"),
+        *("count", "list", "stats", "check", "salvage", "import", "export"),
+    ]:
         assert command in overview
         page = mmkv(command, "--help").out.decode()
         assert "Examples:" in page

@@ -339,11 +339,10 @@ def test_a_queue_between_processes(store: Any, path: Path) -> None:
                     db.incr(b"sum", int(task))
     """
     with Child(code, path) as one, Child(code, path) as two:
-        for i in range(500):
-            while not store.add(b"task", b"%d" % i):
-                store.wait(b"task", old=store.get(b"task"), timeout=FOREVER)
-        while not store.add(b"task", b"end"):
-            store.wait(b"task", old=store.get(b"task"), timeout=FOREVER)
+        for task in (*(b"%d" % i for i in range(500)), b"end"):
+            while not store.add(b"task", task):
+                if (there := store.get(b"task")) is not None:
+                    store.wait(b"task", old=there, timeout=FOREVER)
         one.end()
         two.end()
     assert store.incr(b"sum", 0) == sum(range(500))
