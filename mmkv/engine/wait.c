@@ -42,7 +42,8 @@ static int differs(mmkv_store *s, uint64_t hash, const void *key, size_t key_len
     return same ? MMKV_WOULD_BLOCK : 0;
 }
 
-/* One look and, if nothing has changed, one sleep. */
+/* Look and, if nothing has changed, leave word, look again, and sleep once. Who finds at the first look what he waits for,
+ * as those who were woken do, leaves no word that the next writer would heed for nothing. */
 int shard_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
                mmkv_waiting *w)
 {
@@ -52,6 +53,7 @@ int shard_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length,
     int rc = read_only(s);
     if (rc) return rc;
     if (!w->deadline_ns) w->deadline_ns = w->timeout_ns < UINT64_MAX - now ? now + w->timeout_ns : UINT64_MAX;
+    if ((rc = differs(s, hash, key, key_length, old, old_length, w)) != MMKV_WOULD_BLOCK) return rc;
     uint32_t seen = __atomic_or_fetch(&l->waiting, bit, __ATOMIC_SEQ_CST);
     atomic_thread_fence(memory_order_seq_cst); /* pairs with fence_after_unlock: one of the two sees the other */
     if ((rc = differs(s, hash, key, key_length, old, old_length, w)) != MMKV_WOULD_BLOCK) return rc;
