@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import random
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import mmkv
-from tests.support import Child, fork_and_wait
+from tests.support import Child, fork_and_wait, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -231,12 +232,16 @@ def test_of_eight_who_add_one_wins(store: Any, together: Any) -> None:
     assert [int(store[b"won by %d" % number]) for number in range(8)] == [holders.count(number) for number in range(8)]
 
 
+STEPS = 1000
+
+
 def move_on(store: Any, number: int, barrier: Any, size: int) -> None:
     # A chain: who takes step n from n - 1 notes it; no step is taken twice and none is left out.
     barrier.wait()
-    while (now := int(store[b"step"][:8])) < 400:
-        if store.compare_and_swap(b"step", b"%08d" % now + b"x" * size, b"%08d" % (now + 1) + b"x" * size):
-            assert store.add(b"taken %d" % now, b"%d" % number)
+    rest = b"x" * size
+    while (now := int(store[b"step"][size:])) < STEPS:
+        if store.compare_and_swap(b"step", rest + b"%08d" % now, rest + b"%08d" % (now + 1)):
+            assert store.add(b"taken %d" % now, b"%d" % number), now
 
 
 def move_on_short(store: Any, number: int, barrier: Any) -> None:
@@ -244,16 +249,35 @@ def move_on_short(store: Any, number: int, barrier: Any) -> None:
 
 
 def move_on_long(store: Any, number: int, barrier: Any) -> None:
-    move_on(store, number, barrier, 50_000)
+    move_on(store, number, barrier, 40_000)
 
 
 @both
 @pytest.mark.parametrize("work", [move_on_short, move_on_long])
 def test_a_chain_of_swaps(store: Any, together: Any, work: Any) -> None:
-    store[b"step"] = b"%08d" % 0 + b"x" * (50_000 if work is move_on_long else 0)
+    store[b"step"] = b"x" * (40_000 if work is move_on_long else 0) + b"%08d" % 0
     together(store, work, 4)
-    assert int(store[b"step"][:8]) == 400
-    assert len(store) == 401
+    assert int(store[b"step"][-8:]) == STEPS
+    assert len(store) == STEPS + 1
+
+
+def test_a_long_value_that_changes_between_comparison_and_lock(open_store: Any, path: Path) -> None:
+    """Long values are compared before the lock is taken: what another has stored since is not overwritten."""
+    one, two = open_store(shards=1), open_store()
+    first, second = b"1" * 100_000, b"2" * 100_000
+    for new in (b"short", b"3" * 100_000, None):
+        one[b"k"] = first
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0x31000) as area:
+            lock = memoryview(area).cast("I")[0xC000:0xC001]
+            lock[0] = two._handle_name()[0]  # the only shard is locked, it seems
+            thread = threading.Thread(target=one.compare_and_swap, args=(b"k", first, new))
+            thread.start()
+            until(lambda lock=lock: lock[0] >> 31 == 1)  # it has compared, and sleeps until the lock is free
+            lock[0] = 0
+            two[b"k"] = second
+            thread.join()
+            lock.release()
+        assert one[b"k"] == second
 
 
 def take_turns(store: Any, number: int, barrier: Any) -> None:
