@@ -24,7 +24,7 @@ bool slot_alive(mmkv_store *s, uint32_t slot)
 {
     bool held;
     if (s->private_) return slot == s->slot; /* nobody else can see these pages */
-    if (slot == SETTLER) return os_lock_held(file_of(s), FMT_LOCK_ATTACH, 1, &held) || held;
+    if (slot == SETTLER) return os_lock_held(s->attach_fd < 0 ? file_of(s) : s->attach_fd, FMT_LOCK_ATTACH, 1, &held) || held;
     if (!slot || slot >= FMT_PROCESSES) return false;
     return os_lock_held(file_of(s), FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
 }
@@ -37,6 +37,31 @@ static int others(mmkv_store *s, bool *there)
     int rc = mine > 0 ? os_lock_held(file_of(s), FMT_LOCK_PROCESS, mine, &before) : 0;
     if (!rc && mine + 1 < FMT_PROCESSES) rc = os_lock_held(file_of(s), FMT_LOCK_PROCESS + mine + 1, FMT_PROCESSES - mine - 1, &after);
     *there = before || after;
+    return rc;
+}
+
+/* ---- the attach lock ---- */
+
+/* Through a description used for nothing else: a child that was forked keeps the mapping, and would with it keep the lock
+ * of a parent that was killed (R5). Where no descriptor is to be had, the handle's own has to do. */
+static int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got)
+{
+    int fd = file_of(s);
+    if (os_reopen(fd, s->writable && !s->private_, &s->attach_fd)) s->attach_fd = fd;
+    int rc = os_lock(s->attach_fd, FMT_LOCK_ATTACH, 1, kind, wait, got);
+    if (rc || !*got) attach_unlock(s);
+    return rc;
+}
+
+/* Said, and not only closed: a child that is just being forked may have the description for a moment. */
+int attach_unlock(mmkv_store *s)
+{
+    bool got;
+    int fd = s->attach_fd, rc = 0;
+    s->attach_fd = -1;
+    if (!os_same_file(fd, &s->identity)) return 0; /* closed by others, or never opened */
+    rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    if (fd != s->fd) os_close(fd);
     return rc;
 }
 
@@ -341,7 +366,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
     if (rc) return rc;
     s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;
-    if ((rc = os_lock(s->fd, FMT_LOCK_ATTACH, 1, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
+    if ((rc = attach_lock(s, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
     if ((rc = os_length(s->fd, &physical))) goto out;
     if (physical < s->zones_start) {
         rc = fail(MMKV_CORRUPT, physical, "the file was truncated: it has only %llu bytes", (unsigned long long)physical);
@@ -356,18 +381,18 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
        : writer ? attach_writer(s, !there, physical) : attach_reader(s, !there, physical);
     if (!rc) rc = map_all(s);
 out:;
-    int keep = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    int keep = attach_unlock(s);
     return rc ? rc : keep;
 }
 
 /* ---- detach ---- */
 
 /* A handle being closed is past giving up: a signal only means to ask again. */
-static int lock_attach(mmkv_store *s, enum os_lock kind)
+static int lock_to_leave(mmkv_store *s)
 {
     bool got;
     int rc;
-    while ((rc = os_lock(file_of(s), FMT_LOCK_ATTACH, 1, kind, true, &got)) == MMKV_INTERRUPTED) {}
+    while ((rc = attach_lock(s, OS_LOCK_WRITE, true, &got)) == MMKV_INTERRUPTED) {}
     return rc;
 }
 
@@ -388,7 +413,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     if ((rc = handle_whole(s))) return rc; /* nothing in it is worth a store any more */
     if (with_checkpoint) rc = checkpoint_rest(s);
     /* Marking clean needs that nobody comes or writes meanwhile. */
-    if (!(rc2 = lock_attach(s, OS_LOCK_WRITE))) {
+    if (!(rc2 = lock_to_leave(s))) {
         bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
         for (int i = 0; i < 4; i++) left |= pages_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
         if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
@@ -400,7 +425,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     }
     os_release_byte(s->slot_page);
     s->slot_page = NULL;
-    if (!rc2) rc2 = lock_attach(s, OS_UNLOCK);
+    if (!rc2) rc2 = attach_unlock(s);
     return rc ? rc : rc2;
 }
 
@@ -414,11 +439,11 @@ static int slot_for_child(mmkv_store *s)
     int rc;
     for (int tries = 0; !got; tries++) { /* others come and go: not for long */
         if ((rc = take_slot(s, true, &s->fork_page, &s->fork_slot)) != MMKV_IN_USE || tries == 100) return rc;
-        if (os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, false, &got)) return rc;
+        if (attach_lock(s, OS_LOCK_WRITE, false, &got)) return rc;
         if (!got) os_wait(&none, 0, 2);
     }
     if (!(rc = GUARDED(s, settle_dead(s, false)))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
-    os_lock(file_of(s), FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    attach_unlock(s);
     return rc;
 }
 
@@ -476,6 +501,8 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     for (mmkv_store *s = handles; s; s = s->next) {
+        if (s->attach_fd != s->fd) os_close(s->attach_fd);
+        s->attach_fd = -1;
         if (s->slot_page) {
             s->slot_page = s->fork_page; /* the parent's page was not inherited */
             if (s->fork_failed) {

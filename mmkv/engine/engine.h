@@ -52,6 +52,7 @@ struct mmkv_store {
     uint32_t lock_timeout_ms;
     /* Rarely used. */
     int fd;                      /* holds no lock except, for read-only openers, the one on the reader byte */
+    int attach_fd;               /* while the attach lock is held, or wanted: its description; else -1 */
     uint32_t slot;
     void *slot_page;             /* the mapping that keeps the slot's lock */
     const struct fmt_control *shared_control; /* mode "p": the original's, to notice writers */
@@ -579,6 +580,7 @@ int store_stats(mmkv_store *s, mmkv_stats *stats);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
+int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);
 void handle_register(mmkv_store *s);                 /* for fork */
 void handle_forget(mmkv_store *s);

@@ -195,13 +195,11 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
 /* Of everything but the descriptor, also of what an attach or a detach that was broken off had in hand. */
 static void let_go(mmkv_store *s)
 {
-    bool got;
     uint64_t page = os_map_page_size();
     if (s->slot_page) os_release_byte(s->slot_page);
     map_close(s);
     if (s->shared_control) os_unmap((void *)((uintptr_t)s->shared_control / page * page), page);
-    /* A child forked meanwhile may keep the description. */
-    if (os_same_file(s->fd, &s->identity)) os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    attach_unlock(s);
 }
 
 static int open_store(const char *path, const mmkv_options *o, struct repair *repair, mmkv_store **store)
@@ -213,7 +211,7 @@ static int open_store(const char *path, const mmkv_options *o, struct repair *re
     mmkv_store *s = aligned_alloc(64, (sizeof *s + 63) / 64 * 64);
     if (!s) return fail(MMKV_NO_MEMORY, 0, "out of memory");
     memset(s, 0, sizeof *s);
-    s->fd = -1;
+    s->fd = s->attach_fd = -1;
     s->mode = o->mode;
     s->writable = o->mode != MMKV_MODE_READ;
     s->private_ = o->mode == MMKV_MODE_PRIVATE;

@@ -295,6 +295,14 @@ static void act_clear(void)
 
 static void act_sync(void) { sync_all(); }
 
+static void act_close_(int checkpoint)
+{
+    mmkv_store *s = me.s;
+    me.s = NULL; /* nobody looks through it meanwhile */
+    must(mmkv_close(s, checkpoint));
+}
+static void act_close(void) { act_close_(1); }
+static void act_leave(void) { act_close_(0); }
 static void act_open(void) { me.s = open_store(MMKV_MODE_WRITE, 0); }
 static void act_create(void) { me.s = open_store(MMKV_MODE_CREATE, 0); }
 static void act_verify(void) { verify_all(); }
@@ -357,6 +365,8 @@ const struct scenario scenarios[] = {
     { "clear-tables", 2, 0, clear_tables, act_clear },
     { "sync", 2, 0, checkpoint_, act_sync },
     { "first-write", 2, CLEAN, first_write, act_put },
+    { "close", 2, 0, checkpoint_, act_close },
+    { "leave", 2, 0, checkpoint_, act_leave },
     { "open", 2, OPENS, put_new_key, act_open },
     { "open-clean", 2, OPENS | CLEAN, put_new_key, act_open },
     { "recovery", 2, OPENS | ALONE | OTHER_BOOT, recovery, act_open },

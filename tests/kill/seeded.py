@@ -206,6 +206,16 @@ BUGS: list[tuple[Bug, str]] = [
     ),
     (
         Bug(
+            "attach-lock-inherited",
+            "the attach lock is taken through the description that is mapped: a child keeps it when its parent dies",
+            "attach.c",
+            "    if (os_reopen(fd, s->writable && !s->private_, &s->attach_fd)) s->attach_fd = fd;",
+            "    s->attach_fd = fd;",
+        ),
+        "leave",
+    ),
+    (
+        Bug(
             "dead-extents-lost",
             "an extent between the queue of the dead and the free ones is in no word",
             "pages.c",
@@ -215,7 +225,7 @@ BUGS: list[tuple[Bug, str]] = [
         "sync",
     ),
 ]
-QUICK = ("not-rolled-back", "block-free-before-commit", "slot-handed-out-early")
+QUICK = ("not-rolled-back", "block-free-before-commit", "attach-lock-inherited")
 CHAINS, TRIES, SEED = 150, 8, 1
 
 
