@@ -65,7 +65,7 @@ static void point(void)
 {
     if (++me.points != me.die_at) return;
     disarm();
-    look();
+    look(false);
     kill(getpid(), SIGKILL);
 }
 static void on_store(void *f, const void *p, uint64_t at, uint64_t n) { (void)f; (void)p; (void)at; (void)n; point(); }
@@ -258,6 +258,17 @@ static void newcomer(void)
     last();
 }
 
+/* One who looks at what was left, without changing it: for reading only, or in a copy of his own. Who comes after him must
+ * find what he has seen. */
+static void witness(void)
+{
+    mmkv_options o = { .mode = plan.order % 2 ? MMKV_MODE_READ : MMKV_MODE_PRIVATE, .lock_timeout_ms = 2000, .any_file_system = 1 };
+    int rc = mmkv_open(store_path, &o, &me.s);
+    if (rc) wrong("open for reading: code %d, %s", rc, mmkv_failure_get()->text);
+    look(true);
+    if (mmkv_close(me.s, 0)) wrong("close: %s", mmkv_failure_get()->text);
+}
+
 /* One who has been attached all the while. */
 static void go_on_at_once(void)
 {
@@ -337,16 +348,20 @@ static bool chain(struct plan p)
     } else {
         if (p.kin == STRANGER || p.kin == GUEST) asleep = start_stranger();
         ended_by_kill(start(victim), "the victim");
+        if (p.kin == NEWCOMER && !(scenario->flags & ALONE) && rig_random(2)) ended_by_kill(start(witness), "a witness");
         survivor = p.kin == CHILD ? report->child : p.kin == STRANGER ? asleep : start(newcomer);
         if (p.kin == CHILD || p.kin == STRANGER) wake();
     }
     bool killed = ended_by_kill(survivor, "the survivor");
     totals.taken_over += killed;
+    if (killed && !p.m) wrong("the survivor was killed");
+    for (; killed && rig_random(2); totals.taken_over += killed) {
+        plan.m = 1 + rig_random(1u << rig_random(12));
+        killed = ended_by_kill(start(newcomer), "one who took over");
+    }
     if (p.m) {
         plan.taken = true;
         if (ended_by_kill(start(newcomer), "the last one")) wrong("the last one was killed");
-    } else if (killed) {
-        wrong("the survivor was killed");
     }
     if (p.kin == GUEST) {
         wake();
@@ -391,23 +406,21 @@ static void kill_some(uint64_t seed, uint32_t chains)
     }
 }
 
-/* Before each store whose number is `part` modulo `parts`: each time with everybody who can go on, and once with one, by
- * chance, who is killed as well. */
+/* Before each store whose number is `part` modulo `parts`: twice, with who goes on in turn, and once with one, by chance,
+ * who is killed as well. */
 static void kill_all(uint64_t seed, uint32_t part, uint32_t parts)
 {
-    bool more = true;
-    for (uint32_t n = part + 1; more; n += parts) {
-        more = false;
-        for (uint32_t kin = 0; kin <= KINS; kin++) {
-            rig_seed((seed * 1000003 + n) * 31 + kin);
+    uint32_t most = 0;
+    for (uint32_t kin = 0; kin < KINS; kin++)
+        if (takes_part(kin) && points_of(kin) > most) most = points_of(kin);
+    for (uint32_t n = part + 1; n <= most; n += parts) {
+        for (uint32_t i = 0; i < 3; i++) {
+            rig_seed((seed * 1000003 + n) * 31 + i);
             struct plan p = any();
-            if (kin < KINS && !takes_part(kin)) continue;
-            if (kin < KINS) p.kin = kin;
+            if (i < 2 && takes_part(STRANGER)) p.kin = (seed + n + i * 2) % KINS;
             p.n = n;
-            p.m = kin < KINS ? 0 : 1 + rig_random(1u << rig_random(12));
-            if (n > points_of(p.kin)) continue;
-            chain(p);
-            more = true;
+            p.m = i < 2 ? 0 : 1 + rig_random(1u << rig_random(12));
+            if (n <= points_of(p.kin) && (i != 1 || p.kin)) chain(p);
         }
     }
 }

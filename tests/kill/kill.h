@@ -85,7 +85,7 @@ int delete(uint32_t k, bool pop);
 void incr(uint32_t k);           /* a counter, to what a put of 8 bytes would store */
 void swap(uint32_t k, uint32_t length); /* the value it has for another one, or, 0, for none */
 void sync_all(void);
-void look(void);                 /* at what is under way, as another process would */
+void look(bool all);             /* at what is under way, as another process would */
 void resolve(uint32_t k);
 void read_all(void);
 void verify_all(void);

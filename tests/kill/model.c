@@ -140,19 +140,19 @@ static int get(uint32_t k, unsigned flags, size_t *length)
     return mmkv_get(me.s, i->hash, i->key, i->key_length, buffer() + VALUE_MAX, VALUE_MAX, length, flags);
 }
 
-/* What is seen now, without a lock, is done. */
-void look(void)
+/* What is seen now, without a lock, is done. `all`: also at keys to which nothing is happening. */
+void look(bool all)
 {
     uint32_t looked = 0;
-    for (uint32_t k = 0; k < world->items && looked < 8 && me.s; k++) {
+    for (uint32_t k = 0; k < world->items && (all || looked < 8) && me.s; k++) {
         struct item *i = &world->item[k];
         size_t length = 0;
-        if (i->before == i->after) continue;
+        if (i->before == i->after && !all) continue;
         looked++;
         int rc = get(k, MMKV_NO_WAIT, &length);
-        if (rc == MMKV_WOULD_BLOCK || holds(k, i->before, rc, length)) continue;
-        if (!holds(k, i->after, rc, length)) wrong("key %u, read while a change is under way: code %d, neither old nor new", k, rc);
-        i->seen = true;
+        if (rc == MMKV_WOULD_BLOCK || (holds(k, i->before, rc, length) && !i->seen)) continue;
+        if (!holds(k, i->after, rc, length)) wrong("key %u, read without a lock: code %d, neither old nor new", k, rc);
+        i->seen = i->before != i->after;
     }
 }
 
@@ -167,6 +167,7 @@ void resolve(uint32_t k)
     if (!done && !holds(k, i->before, rc, length))
         wrong("key %u has %s, not version %llx or %llx", k, rc ? "no value" : "another value", (unsigned long long)i->before,
               (unsigned long long)i->after);
+    if (i->before == i->after) return;
     if (i->seen && !done) wrong("key %u: a change that was seen has been undone", k);
     i->seen = false;
     ended(k, done);

@@ -200,7 +200,7 @@ static void clear(void)
     for (int i = 0; i < 6; i++) put_new(0, SMALL);
 }
 
-static void clear_tables(void) { fill_table(0); put_new(0, 8); }
+static void clear_tables(void) { delete_merging(); }
 
 static void checkpoint_(void)
 {
