@@ -373,10 +373,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
         goto out;
     }
     if ((rc = map_open(s, s->zones_start)) || (rc = others(s, &there))) goto out;
-    if (there && control_of(s)->file_length > physical) {
-        rc = fail(MMKV_CORRUPT, physical, "the file was truncated while in use");
-        goto out;
-    }
+    if (there && (rc = handle_whole(s))) goto out;
     rc = mode == MMKV_MODE_PRIVATE ? attach_private(s, !there, physical)
        : writer ? attach_writer(s, !there, physical) : attach_reader(s, !there, physical);
     if (!rc) rc = map_all(s);

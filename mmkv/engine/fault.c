@@ -121,9 +121,11 @@ int handle_whole(mmkv_store *s)
     uint64_t length, mapped = atomic_load_explicit(&s->mapped, memory_order_acquire);
     if (s->truncated) return truncated(s);
     if (s->private_) return 0;
+    /* acquire: before the length is asked for, since others make the file longer meanwhile, and then say so */
+    uint64_t said = load_acquire(&control_of(s)->file_length);
     int rc = os_length(file_of(s), &length);
     if (rc) return 0; /* out of reach, which the mapping survives */
-    return length < mapped || length < load(&control_of(s)->file_length) ? truncated(s) : 0;
+    return length < mapped || length < said ? truncated(s) : 0;
 }
 
 int handle_refuses(mmkv_store *s)

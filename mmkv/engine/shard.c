@@ -365,6 +365,7 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
         const struct fmt_record *r;
         struct place p;
         uint64_t size;
+        if (items[i].bits < from) continue; /* tables merged since, and these came after what was removed */
         if (!record_of(s, items[i].record, &r, &size)) return record_damaged(s, items[i].record, NULL, 0);
         uint64_t hash = engine_hash(record_key(r), r->key_length, s->seed);
         rc = index_find(s, op->sh, hash, record_key(r), r->key_length, &p);

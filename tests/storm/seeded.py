@@ -1,0 +1,213 @@
+"""Seeded bugs: mistakes that an engine could make, each a replacement in one source, to see a storm find them.
+
+    python -m tests.storm --seeded [NAME ...]
+
+A text that does not occur exactly once is an error: a bug that no longer applies proves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import ROOT, beside_tests
+
+ENGINE = ROOT / "mmkv" / "engine"
+CACHE = ROOT / "build" / "storm"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One mistake."""
+
+    name: str
+    what: str
+    file: str
+    old: str
+    new: str
+    scenes: tuple[str, ...]
+    """The storms that are to find it."""
+
+    def text(self) -> str:
+        """The whole file with the mistake in it."""
+        text = (ENGINE / self.file).read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"seeded bug {self.name}: {text.count(self.old)} times in {self.file}: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+BUGS = [
+    Bug(
+        "version-not-checked",
+        "a reader does not look whether the version still stands",
+        "shard.c",
+        "if (likely(read_valid(&sh->l, version)) || (!rc",
+        "if (true || (!rc",
+        ("three keys", "few keys"),
+    ),
+    Bug(
+        "odd-version-read",
+        "a reader begins although a writer is in the middle",
+        "shard.c",
+        "        if (likely(read_begin(&sh->l, &version))) {\n            rc = index_find",
+        "        if (read_begin(&sh->l, &version) || true) {\n            rc = index_find",
+        ("three keys", "few keys"),
+    ),
+    Bug(
+        "no-rollback",
+        "who takes a dead one's lock does not undo what it had begun",
+        "shard.c",
+        "fail_unusable(op->sh) : op_rollback(op);",
+        "fail_unusable(op->sh) : (store(&op->log->count, 0), store_release(&op->l->version, (op->l->version + 1) & ~1ull), 0);",
+        ("owners",),
+    ),
+    Bug(
+        "rollback-forwards",
+        "a rollback restores the oldest value first, and so a middle one of a word changed twice",
+        "lock.c",
+        "for (uint64_t i = count; i-- > 0;) {",
+        "for (uint64_t i = 0; i < count; i++) {",
+        ("owners",),
+    ),
+    Bug(
+        "other-locks-left",
+        "the dead one's reserved and released extents are forgotten when its lock is taken over",
+        "shard.c",
+        "    return rc ? rc : shard_finish(op);\n}\n\nint shard_lock",
+        "    for (uint32_t i = 0; i < FMT_SHARD_RELEASES; i++) op->sh->release[i] = 0;\n    return rc;\n}\n\nint shard_lock",
+        ("large values", "growth"),
+    ),
+    Bug(
+        "found-before-lock",
+        "a put looks for the key before it has the lock",
+        "shard.c",
+        "    int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);\n    if (rc && rc != MMKV_NOT_FOUND) return record_damaged(s, p.record, NULL, 0);\n    if (!rc) {\n        if (flags & MMKV_ADD)",
+        "    unlock_word(s, &op->sh->l.lock);\n"
+        "    for (volatile int i = 0; i < 3000; i++) continue;\n"
+        "    int rc = index_find(s, op->sh, d->hash, d->key, d->key_length, &p);\n    uint32_t dead;\n    lock_word(s, &op->sh->l.lock, 0, &dead);\n    if (rc && rc != MMKV_NOT_FOUND) return record_damaged(s, p.record, NULL, 0);\n    if (!rc) {\n        if (flags & MMKV_ADD)",
+        ("three keys", "few keys"),
+    ),
+    Bug(
+        "pop-in-two",
+        "a pop copies the value, lets go of the lock, and removes what is there then",
+        "shard.c",
+        "        if (!rc) rc = remove_at(&op, hash, &p);\n        if (!rc) rc = shrink",
+        "        if (!rc && buffer) {\n            shard_unlock(&op);\n"
+        "            for (volatile int i = 0; i < 3000; i++) continue;\n"
+        "            if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, 0))) return rc;\n            rc = index_find(s, op.sh, hash, key, key_length, &p);\n        }\n        if (!rc) rc = remove_at(&op, hash, &p);\n        if (!rc) rc = shrink",
+        ("three keys", "few keys"),
+    ),
+    Bug(
+        "pop-of-another",
+        "a pop of a long value removes whatever is there when it has copied",
+        "shard.c",
+        "if (!rc && link && (p.record != copied.record || published(s, &p) != link)) rc = MMKV_WOULD_BLOCK;",
+        "if (false) rc = 0;",
+        ("large values",),
+    ),
+    Bug(
+        "entry-not-logged",
+        "the index entry of an overwritten key is changed past the undo log",
+        "index.c",
+        "    set(op, &b->entry[p->slot], entry_of(fmt_bits_of(hash, op->s->shard_bits), p->line != p->home + 1, record));",
+        "    store(&b->entry[p->slot], entry_of(fmt_bits_of(hash, op->s->shard_bits), p->line != p->home + 1, record));",
+        ("owners",),
+    ),
+    Bug(
+        "clear-twice",
+        "a clear that has merged tables removes again what came after it",
+        "shard.c",
+        "        if (items[i].bits < from) continue; /* tables merged since, and these came after what was removed */\n",
+        "",
+        ("many keys",),
+    ),
+    Bug(
+        "length-asked-first",
+        "one who attaches asks for the file's length before what others say it is",
+        "attach.c",
+        "    if (there && (rc = handle_whole(s))) goto out;\n",
+        "    if (there && control_of(s)->file_length > physical) {\n"
+        '        rc = fail(MMKV_CORRUPT, physical, "the file was truncated");\n'
+        "        goto out;\n"
+        "    }\n",
+        ("growth",),
+    ),
+]
+QUICK = ("version-not-checked", "pop-in-two")
+
+
+def build(bug: Bug | None) -> Path:
+    """A directory with the package and an engine that has the bug; without one, the engine that the others start from."""
+    sources = sorted([*ENGINE.iterdir(), *ENGINE.parent.glob("*.py"), ROOT / "pyproject.toml"])
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources if path.is_file()))
+    digest.update(bug.text().encode() if bug else b"")
+    target = CACHE / f"{bug.name if bug else 'base'}-{digest.hexdigest()[:16]}"
+    if target.exists():
+        return target
+    work = target.with_suffix(f".{os.getpid()}")
+    if bug:
+        shutil.copytree(build(None), work)
+        (work / "mmkv" / "engine" / bug.file).write_text(bug.text())
+    else:
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / "mmkv", work / "mmkv", ignore=ignored)
+        shutil.copytree(ROOT / "cli", work / "cli", ignore=ignored)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy2(ROOT / name, work / name)
+    command = [sys.executable, "mmkv/engine/build.py"]
+    done = subprocess.run(
+        command, cwd=work, env={**os.environ, "MMKV_CFLAGS": "-O1"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{done.stdout}{done.stderr}")
+    try:
+        work.rename(target)
+    except OSError:  # somebody else was faster
+        shutil.rmtree(work)
+    return target
+
+
+def run(directory: Path, *arguments: str) -> tuple[int, str]:
+    """A storm with the package in a directory: how it ended and the first line of what it said was wrong."""
+    path = os.pathsep.join([str(directory), beside_tests()])
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tests.storm", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def catch(bug: Bug, seconds: float, seed: str) -> str | None:
+    """What a storm says that meets the bug, if it does."""
+    code, text = run(build(bug), "--seconds", str(seconds), "--seed", seed, "--scenes", *bug.scenes)
+    if not code:
+        return None
+    lines = [line for line in text.partition("FAILED\n")[2].splitlines() if not line.startswith("seed ")]
+    return lines[0] if lines else f"exit code {code}: {text[-300:]}"
+
+
+def main(names: list[str], seconds: float, seed: str) -> int:
+    """Run the bugs named, or all, and print what came of each; 0 if all were caught."""
+    unknown = set(names) - {bug.name for bug in BUGS}
+    if unknown:
+        raise SystemExit(f"no such bug: {', '.join(sorted(unknown))}")
+    missed = 0
+    print(f"{'seeded bug':22} {'seconds':>8}  seen as")
+    for bug in BUGS:
+        if names and bug.name not in names:
+            continue
+        build(bug)
+        start = time.monotonic()
+        seen = catch(bug, seconds, seed)
+        missed += seen is None
+        print(f"{bug.name:22} {time.monotonic() - start:8.1f}  {seen or 'NOT CAUGHT'}", flush=True)
+    return 1 if missed else 0

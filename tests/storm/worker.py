@@ -1,0 +1,221 @@
+"""One process of a storm: it does things to the store by chance and logs each before and after, until it is killed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmkv
+from tests.storm.history import Log, key_of, number_of, number_of_key, read_value, value_of
+from tests.storm.owner import KEYS, PREFIX, name_of, steps_of
+
+NOW = time.monotonic_ns
+
+# How often a process of each role does what.
+ROLES: dict[str, dict[str, int]] = {
+    "mixed": {
+        "get": 30,
+        "contains": 5,
+        "put": 25,
+        "delete": 10,
+        "pop": 10,
+        "setdefault": 10,
+        "get_many": 2,
+        "put_many": 2,
+    },
+    "bulk": {"put_many": 10, "delete_many": 5, "get_many": 2, "put": 2},
+    "reader": {"get": 40, "contains": 5, "get_many": 10, "items": 1, "keys": 1},
+    "writer": {"put": 20, "delete": 8, "pop": 2},
+    "popper": {"pop": 10, "put": 10, "get": 5},
+    "keeper": {"put": 10, "get": 10, "sync": 3, "items": 2, "keys": 2},
+    "owner": {},
+    "clearer": {"put": 100, "get": 100, "put_many": 10, "popitem": 20, "clear": 1},
+}
+
+
+@dataclass
+class Plan:
+    """What all processes of a round have in common."""
+
+    path: Path
+    keys: int
+    sizes: tuple[int, ...]
+    many: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Worker:
+    """The life of one process."""
+
+    def __init__(self, plan: Plan, who: int, role: str, log: Log, seed: str) -> None:
+        self.plan = plan
+        self.who = who
+        self.log = log
+        self.rng = random.Random(seed)
+        self.count = 0
+        self.reads = role == "reader"
+        self.steps = steps_of(seed, who, plan.sizes) if role == "owner" else []
+        self.acts = [getattr(self, name) for name in ROLES[role]]
+        self.weights = list(ROLES[role].values())
+        self.db: Any = None
+
+    # -- by chance --
+
+    def key(self) -> int:
+        return int(self.rng.random() * self.plan.keys)
+
+    def some_keys(self) -> list[int]:
+        most = min(self.plan.keys, self.plan.many)
+        return self.rng.sample(range(self.plan.keys), self.rng.randint(1, most))
+
+    def value(self) -> int:
+        """The number of a new one."""
+        self.count += 1
+        return number_of(self.who, self.count, self.rng.choice(self.plan.sizes))
+
+    # -- what it does: log, do, log --
+
+    def call(
+        self, work: Callable[[], Any], name: str, *arguments: Any, result: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.log.add(NOW(), name, *arguments)
+        self.log.in_call = True
+        called = NOW()
+        got = work()
+        returned = NOW()
+        self.log.in_call = False
+        self.log.add(called, returned, result(got) if result else got)
+
+    def get(self) -> None:
+        key = self.key()
+        name = key_of(key)
+        self.call(lambda: self.db.get(name), "get", key, result=read_value)
+
+    def contains(self) -> None:
+        key = self.key()
+        name = key_of(key)
+        self.call(lambda: name in self.db, "contains", key)
+
+    def put(self) -> None:
+        key, number = self.key(), self.value()
+        name, value = key_of(key), value_of(number)
+        self.call(lambda: self.db.put(name, value), "put", key, number)
+
+    def delete(self) -> None:
+        key = self.key()
+        name = key_of(key)
+        self.call(lambda: self.db.delete(name), "delete", key)
+
+    def pop(self) -> None:
+        key = self.key()
+        name = key_of(key)
+        self.call(lambda: self.db.pop(name, None), "pop", key, result=read_value)
+
+    def setdefault(self) -> None:
+        key, number = self.key(), self.value()
+        name, value = key_of(key), value_of(number)
+        self.call(lambda: self.db.setdefault(name, value), "setdefault", key, number, result=read_value)
+
+    def get_many(self) -> None:
+        keys = self.some_keys()
+        names = [key_of(key) for key in keys]
+        self.call(
+            lambda: self.db.get_many(names), "get_many", keys, result=lambda got: [read_value(one) for one in got]
+        )
+
+    def put_many(self) -> None:
+        pairs = [(key, self.value()) for key in self.some_keys()]
+        named = [(key_of(key), value_of(number)) for key, number in pairs]
+        self.call(lambda: self.db.put_many(named), "put_many", pairs)
+
+    def delete_many(self) -> None:
+        keys = self.some_keys()
+        names = [key_of(key) for key in keys]
+        self.call(lambda: self.db.delete_many(names), "delete_many", keys)
+
+    def items(self) -> None:
+        def numbers(got: list[tuple[bytes, bytes]]) -> Any:
+            return [(number_of_key(key), read_value(value)) for key, value in got if not key.startswith(PREFIX)]
+
+        self.call(lambda: list(self.db.items()), "items", result=numbers)
+
+    def keys(self) -> None:
+        def numbers(got: list[bytes]) -> list[int]:
+            return [number_of_key(key) for key in got if not key.startswith(PREFIX)]
+
+        self.call(lambda: list(self.db), "keys", result=numbers)
+
+    def popitem(self) -> None:
+        def work() -> tuple[bytes, bytes] | None:
+            try:
+                return self.db.popitem()  # type: ignore[no-any-return]
+            except KeyError:
+                return None
+
+        def numbers(got: tuple[bytes, bytes] | None) -> Any:
+            return got and (number_of_key(got[0]), read_value(got[1]))
+
+        self.call(work, "popitem", result=numbers)
+
+    def clear(self) -> None:
+        self.call(lambda: self.db.clear(), "clear")
+
+    def sync(self) -> None:
+        self.call(lambda: self.db.sync(), "sync")
+
+    def own(self, stop: mmap.mmap) -> None:
+        """What an owner does; see owner.py."""
+        names = {key: name_of(self.who, key) for key in range(KEYS)}
+        work: list[tuple[Any, list[Any]]] = []
+        for step in self.steps:
+            if step.deletes:
+                work.append((self.db.delete_many, [names[key] for key in step.keys]))
+            else:
+                pairs = zip(step.keys, step.numbers, strict=True)
+                work.append((self.db.put_many, [(names[key], value_of(number)) for key, number in pairs]))
+        while not stop[0] and self.log.room(1000):
+            for call, argument in work:
+                self.log.add("call")
+                self.log.in_call = True
+                call(argument)
+                self.log.in_call = False
+                self.log.add("return")
+
+    # -- its life --
+
+    def run(self, stop: mmap.mmap) -> None:
+        try:
+            self.db = mmkv.open(self.plan.path, "r" if self.reads else "w", **self.plan.options)
+        except mmkv.ReadOnlyError:
+            if self.reads:  # no writer is there at the moment to settle what the dead left
+                return
+            raise
+        if self.steps:
+            self.own(stop)
+        while not self.steps and not stop[0] and self.log.room():
+            for act in self.rng.choices(self.acts, self.weights, k=10):
+                act()
+        self.db.close()
+
+
+def start(plan: Plan, who: int, role: str, log: Log, seed: str, stop: mmap.mmap, errors: Path) -> int:
+    """Fork a process; what goes wrong in it is written to a file in `errors`. Returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    os.nice(3)  # the one who kills is to be on time
+    try:
+        Worker(plan, who, role, log, seed).run(stop)
+        code = 0
+    except BaseException as error:
+        (errors / f"{who}").write_text(f"{role} {who}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+    finally:
+        os._exit(code)
