@@ -236,8 +236,8 @@ class _Search:
         ahead = [f"    {self.ops[number]}" for number in then[:6]]
         return "\n".join(
             [
-                f"{base} of {len(self.ops)} operations can be put in an order; then the key has {state!r}, and none of those",
-                "marked fits, in any order:",
+                f"{base} of {len(self.ops)} operations can be put in an order; then the key has {state!r} and no way "
+                "on; called by then are those marked:",
                 *around,
                 *stuck,
                 *ahead,
