@@ -41,6 +41,7 @@ def open(  # the name says what it is, as in dbm and gzip
     perm: int = 0o600,
     lock_timeout: float = 10.0,
     verify_reads: bool = False,
+    guard: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Store:
     """Open the store in a file, making it first if need be.
@@ -59,6 +60,9 @@ def open(  # the name says what it is, as in dbm and gzip
         lock_timeout: seconds to wait for a live process that holds a lock before `LockTimeoutError`.
         verify_reads: whether every read checks the checksum of what it returns. A damaged record is then a
             CorruptStoreError that names its key, where it would otherwise be returned as it is; `verify` finds both.
+        guard: whether the mapped file is kept read-only in this process except while one of its threads is in a call
+            that writes, so that a stray write of other code ends the process (SIGSEGV) where it would damage the
+            store. On processors without memory protection keys writes then cost fifty times as much and more.
         progress: called during recovery, which the first to open a store after a power cut does, with the records done
             and those expected; each counts twice, since all are looked at before anything is changed. What it raises
             ends the open and is passed on; the next open begins anew.
@@ -74,7 +78,8 @@ def open(  # the name says what it is, as in dbm and gzip
         OSError: the file system refuses, as it would any other file.
 
     The file systems that are known to be local are accepted; MMKV_ANY_FILE_SYSTEM=1 in the environment lifts that
-    check, for those who know that all users of the file are on one machine.
+    check, for those who know that all users of the file are on one machine. MMKV_GUARD=1 there sets `guard` for every
+    store that is opened.
 
     Example:
         >>> import mmkv, os, tempfile
@@ -89,7 +94,7 @@ def open(  # the name says what it is, as in dbm and gzip
     """
     return Store(
         path, mode, sync=sync, max_size=max_size, shards=shards, perm=perm, lock_timeout=lock_timeout,
-        verify_reads=verify_reads, progress=progress,
+        verify_reads=verify_reads, guard=guard, progress=progress,
     )  # fmt: skip
 
 
@@ -125,6 +130,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         perm: int = 0o600,
         lock_timeout: float = 10.0,
         verify_reads: bool = False,
+        guard: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         name = os.fsdecode(path)
@@ -133,7 +139,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         self._mode: Mode = mode
         self._options = {
             "sync": sync, "max_size": max_size, "shards": shards, "perm": perm, "lock_timeout": lock_timeout,
-            "verify_reads": verify_reads,
+            "verify_reads": verify_reads, "guard": guard,
         }  # fmt: skip
         self._background: _lifetime.Background | None = None
         self._drawn: list[bytes] = []  # keys read ahead by popitem()
@@ -145,6 +151,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         self._callbacks = Callbacks(progress)  # kept as long as the engine may call
         options = engine_options(mode, self._callbacks, max_size, shards, perm, lock_timeout)
         options["verify_reads"] = bool(verify_reads)
+        options["guard"] = bool(guard) or _set_in_environment("MMKV_GUARD")
         handle = _open_handle(self._path, options, self._callbacks)
         self._attach(int(ffi.cast("uintptr_t", handle)), writes and sync == "always", writes and sync != "manual")
         _lifetime.register(self)
@@ -539,6 +546,10 @@ def _seconds(sync: Sync) -> float | None:
     raise ValueError(f"sync is 'manual', 'close', 'always' or a number of seconds, not {sync!r}")
 
 
+def _set_in_environment(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
+
+
 def engine_options(
     mode: Mode,
     callbacks: Callbacks,
@@ -562,7 +573,7 @@ def engine_options(
         "max_size": max_size or 0,
         "permissions": perm,
         "lock_timeout_ms": max(1, int(min(lock_timeout * 1000, 2**32 - 1))),
-        "any_file_system": os.environ.get("MMKV_ANY_FILE_SYSTEM", "") not in ("", "0"),
+        "any_file_system": _set_in_environment("MMKV_ANY_FILE_SYSTEM"),
         # Without a callback of the user's it still lets Ctrl-C end what takes long.
         "progress": lib.mmkv_progress_python,
         "progress_context": callbacks.context,

@@ -439,7 +439,7 @@ static int slot_for_child(mmkv_store *s)
         if (attach_lock(s, OS_LOCK_WRITE, false, &got)) return rc;
         if (!got) os_wait(&none, 0, 2);
     }
-    if (!(rc = GUARDED(s, settle_dead(s, false)))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    if (!(rc = STORING(s, settle_dead(s, false)))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
     attach_unlock(s);
     return rc;
 }
@@ -479,7 +479,7 @@ static void before_fork(void)
         s->fork_page = NULL;
         s->fork_fd = -1;
         if (!s->slot_page) continue;
-        s->fork_failed = GUARDED(s, prepare_child(s)) != 0;
+        s->fork_failed = STORING(s, prepare_child(s)) != 0;
     }
     for (mmkv_store *s = handles; s; s = s->next) pthread_mutex_lock(&s->map_mutex); /* last: settling may map more */
 }
@@ -498,6 +498,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     for (mmkv_store *s = handles; s; s = s->next) {
+        map_forked(s);
         if (s->attach_fd != s->fd) os_close(s->attach_fd);
         s->attach_fd = -1;
         if (s->slot_page) {
@@ -512,13 +513,12 @@ static void after_fork_in_child(void)
                 os_hold_in_child(s->slot_page);
                 s->slot = s->fork_slot;
                 s->me = s->fork_me;
-                GUARDED(s, sign_slot(s));
+                STORING(s, sign_slot(s));
             }
         }
         /* Another name: what the parent's other threads held in this copy is then a dead one's. */
-        if (s->private_) GUARDED(s, own_anew(s));
+        if (s->private_) STORING(s, own_anew(s));
         s->fork_page = NULL;
-        pthread_mutex_init(&s->map_mutex, NULL);
         pthread_mutex_init(&s->file_mutex, NULL);
     }
     pthread_mutex_init(&handles_mutex, NULL);

@@ -47,6 +47,7 @@ struct mmkv_store {
     bool verify_reads;           /* reads ask for checksums */
     bool wary;                   /* every operation has to ask handle_refuses first: mode "p", or truncated */
     bool truncated;              /* found shorter than it was mapped; for good */
+    bool shielded;               /* option `guard`, see map.c */
     bool whole_extents;          /* the file system gives back only whole reservations, see holes.c */
     uint64_t max_size;
     uint32_t lock_timeout_ms;
@@ -59,8 +60,10 @@ struct mmkv_store {
     uint64_t attach_seen;
     uint64_t zones_start;
     pthread_mutex_t map_mutex, file_mutex;
-    struct reservation { uint8_t *base; uint64_t length; } reservations[24];
+    struct reservation { uint8_t *base; uint64_t length, mapped; } reservations[24]; /* mapped: how far, ever */
     uint32_t reservation_count;
+    int key;                     /* what shields the map: a protection key; or, -1, that it is read-only while */
+    uint32_t storing;            /* this is 0: calls that may store; under map_mutex */
     struct identity identity;
     mmkv_progress progress;
     void *progress_context;
@@ -89,7 +92,7 @@ struct guard {
     mmkv_store *s;
     union {
         uint64_t holds;          /* 0: none of the following, to be known after one store */
-        struct { uint32_t held_count; bool reserved, copied; };
+        struct { uint32_t held_count; bool reserved, copied; uint8_t shield; };
     };
     uint64_t fault;              /* offset in the file */
     uint64_t *reservation;       /* the word of the process slot that this call uses */
@@ -100,6 +103,13 @@ struct guard {
 #define FAULT_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
 extern FAULT_LOCAL struct guard *guard_top;
 enum { SHARD_STRIDE = sizeof(struct fmt_shard) / sizeof(uint32_t) };
+/* Of a guard whose handle is shielded, while its call may store: until its last lock is let go, or until it ends. */
+enum { SHIELD_LOCKS = 1, SHIELD_CALL = 2 };
+void shield_new(mmkv_store *s);
+void shield_enter(const mmkv_store *s) __attribute__((noinline, cold));
+void shield_jumped(const mmkv_store *s);
+int shield_open(mmkv_store *s, uint8_t until) __attribute__((noinline, cold));
+void shield_close(struct guard *g) __attribute__((noinline, cold));
 
 /* Run a call that uses the map of a handle. Its value is the call's, or, after a fault, the error's code. Nothing that the
  * call changed in the caller's own variables may be relied on afterwards, unless their address was given away. */
@@ -111,17 +121,23 @@ enum { SHARD_STRIDE = sizeof(struct fmt_shard) / sizeof(uint32_t) };
     else code_ = guard_fault();                                         \
     guard_leave(&guard_);                                               \
     code_; })
+/* The same for one that stores to the map before it takes a lock, or after it has let go of its last: what only reads, or
+ * reads and then takes a lock after all (lock_word sees to that), needs no more than GUARDED, and costs a shielded handle nothing. */
+#define STORING(s, call) __extension__({ mmkv_store *s_ = (s); GUARDED(s_, may_store(s_, SHIELD_CALL) ?: (call)); })
+static inline int may_store(mmkv_store *s, uint8_t until) { return likely(!s->shielded) ? 0 : shield_open(s, until); }
 
 static inline void guard_enter(struct guard *g, mmkv_store *s)
 {
     g->outer = guard_top;
     g->s = s;
     g->holds = 0;
+    if (unlikely(s->shielded)) shield_enter(s);
     atomic_signal_fence(memory_order_seq_cst);
     guard_top = g;
 }
-static inline void guard_leave(const struct guard *g)
+static inline void guard_leave(struct guard *g)
 {
+    if (unlikely(g->shield)) shield_close(g);
     atomic_signal_fence(memory_order_seq_cst);
     guard_top = g->outer;
 }
@@ -141,7 +157,7 @@ static inline void guard_drop(uint32_t *word)
     struct guard *g = guard_top;
     struct held *last = &g->held[g->held_count - 1];
     assert(g->held_count && word == last->word + (size_t)(last->shards - 1) * SHARD_STRIDE); /* the last one taken */
-    if (!--last->shards) g->held_count--;
+    if (!--last->shards && !--g->held_count && unlikely(g->shield == SHIELD_LOCKS)) shield_close(g);
 }
 void faults_catch(void);
 void faults_forked(void);
@@ -170,7 +186,12 @@ bool os_same_file(int fd, const struct identity *identity);
 char *os_absolute(const char *path);                 /* NULL if it cannot be told */
 int os_reserve(uint64_t length, uint8_t **base);
 int os_map(uint8_t *at, uint64_t length, int fd, uint64_t offset, bool write, bool private_);
-int os_map_anonymous(uint8_t *at, uint64_t length);
+int os_map_anonymous(uint8_t *at, uint64_t length, bool write);
+int os_protect(uint8_t *at, uint64_t length, bool write, int key);       /* key -1: none */
+void os_untouch(uint8_t *at, uint64_t length);
+int os_key_new(void);                                /* -1: there are none */
+void os_key_set(int key, bool write);
+bool os_key_readable(int key);
 int os_map_page(int fd, uint64_t offset, void **page);
 void os_unmap(void *at, uint64_t length);
 int os_flush(const void *at, uint64_t length);
@@ -207,6 +228,7 @@ int map_to(mmkv_store *s, uint64_t length);
 int map_more(mmkv_store *s, uint64_t length);
 int map_all(mmkv_store *s);
 void map_cut(mmkv_store *s, uint64_t length);
+void map_forked(mmkv_store *s);
 uint64_t offset_of(const mmkv_store *s, const void *p); /* the way back */
 bool map_holds(const mmkv_store *s, const void *p, uint64_t *offset);
 

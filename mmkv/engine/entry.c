@@ -1,6 +1,10 @@
 /* entry.c: the public functions that use the map, each in a guard (fault.c), and nothing more: what is in one function with
  * a guard keeps its variables in memory. mmkv_open, mmkv_close and mmkv_verify have things to clean up, and guard what
- * they call. */
+ * they call.
+ *
+ * A new function has to choose: STORING if it stores to the map with no lock held (a process slot, a reservation, the
+ * control area), else GUARDED. Wrongly GUARDED it dies of SIGSEGV on a handle opened with `guard`, as all are with
+ * MMKV_GUARD=1 in the environment; wrongly STORING it is slow there. */
 #include "engine.h"
 
 /* ---- keys ---- */
@@ -24,25 +28,25 @@ void mmkv_prefetch(mmkv_store *s, uint64_t hash, int stage)
 int mmkv_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
              unsigned flags)
 {
-    return GUARDED(s, shard_put(s, hash, key, key_length, value, value_length, flags));
+    return STORING(s, shard_put(s, hash, key, key_length, value, value_length, flags));
 }
 
 int mmkv_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                 size_t *value_length, unsigned flags)
 {
-    return GUARDED(s, shard_delete(s, hash, key, key_length, buffer, capacity, value_length, flags));
+    return STORING(s, shard_delete(s, hash, key, key_length, buffer, capacity, value_length, flags));
 }
 
 int mmkv_swap(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *expected, size_t expected_length,
               const void *value, size_t value_length, unsigned flags, int *done)
 {
-    return GUARDED(s, shard_swap(s, hash, key, key_length, expected, expected_length, value, value_length, flags, done));
+    return STORING(s, shard_swap(s, hash, key, key_length, expected, expected_length, value, value_length, flags, done));
 }
 
 int mmkv_incr(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, int64_t delta, int64_t initial, unsigned flags,
               int64_t *result)
 {
-    return GUARDED(s, shard_incr(s, hash, key, key_length, delta, initial, flags, result));
+    return STORING(s, shard_incr(s, hash, key, key_length, delta, initial, flags, result));
 }
 
 int mmkv_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
@@ -72,7 +76,7 @@ int mmkv_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, si
 int mmkv_clear(mmkv_store *s)
 {
     faults_catch();
-    return GUARDED(s, shard_clear(s));
+    return STORING(s, shard_clear(s));
 }
 
 static int count(mmkv_store *s, uint64_t *records)
@@ -98,7 +102,7 @@ static int sync_whole(mmkv_store *s, int wait, uint64_t *epoch)
 int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
 {
     faults_catch();
-    return GUARDED(s, sync_whole(s, wait, epoch));
+    return STORING(s, sync_whole(s, wait, epoch));
 }
 
 static int epochs(mmkv_store *s, uint64_t *now, uint64_t *durable)

@@ -213,6 +213,7 @@ static void unwind(struct guard *g)
 int guard_fault(void)
 {
     struct guard *g = guard_top;
+    shield_jumped(g->s);
     int code = explain(g);
     mmkv_failure kept = *mmkv_failure_get();
     unwind(g);

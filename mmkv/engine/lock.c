@@ -29,7 +29,9 @@ static int took(uint32_t *word)
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
 {
     uint32_t free_ = 0;
+    int rc = may_store(s, SHIELD_LOCKS);
     *dead = 0;
+    if (unlikely(rc)) return rc;
     /* acquire: pairs with the release in unlock_word */
     if (likely(__atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) return took(word);
     for (int spin = 0; spin < 200; spin++) {
@@ -66,9 +68,9 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
         }
         if (now - start >= s->lock_timeout_ms) {
             uint64_t pid = owner < FMT_PROCESSES ? load(&process_of(s, owner)->pid) : 0;
-            int rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((uint8_t *)word - base_of(s)),
-                          "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
-                          (unsigned long long)pid);
+            rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((uint8_t *)word - base_of(s)),
+                      "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
+                      (unsigned long long)pid);
             fail_pid(pid);
             return rc;
         }

@@ -3,7 +3,12 @@
  * A handle reserves address space (1 TiB, halving when refused) and maps the file into it piece by piece, each piece once
  * and for good: nothing that a reader may follow is ever unmapped before close. When a reservation is used up, a larger
  * one is made elsewhere, the whole file is mapped there too, and the old one is kept (R30). Two mappings of one shared
- * page are one page, so that a pointer from either is good. */
+ * page are one page, so that a pointer from either is good.
+ *
+ * The map of a handle opened with `guard` is shielded, so that other code's stray store to it is a SIGSEGV there and then.
+ * Calls that may store say so by STORING, or by taking a lock (engine.h). Where there are protection keys the map has one
+ * that lets threads read, and the thread in such a call, and no other, write meanwhile. Elsewhere the map is read-only, the
+ * first such call in makes it writable, for all threads, and the last one out makes it read-only again. */
 #include "engine.h"
 
 #define RESERVE_FIRST (1ull << 40)
@@ -41,25 +46,32 @@ static int reserve(mmkv_store *s, uint64_t least)
     return 0;
 }
 
-/* Map [from, to) of the file; in private mode what lies beyond its end is memory of our own. */
-static int map_piece(mmkv_store *s, uint8_t *base, uint64_t from, uint64_t to)
+static int map_private(mmkv_store *s, uint8_t *base, uint64_t from, uint64_t to, bool write)
 {
     uint64_t length;
-    if (!s->private_) return os_map(base + from, to - from, file_of(s), from, s->writable, false);
     int rc = os_length(file_of(s), &length);
     if (rc) return rc;
     uint64_t page = os_map_page_size(), end = (length + page - 1) / page * page, middle = end < from ? from : end < to ? end : to;
-    if (middle > from && (rc = os_map(base + from, middle - from, file_of(s), from, true, true))) return rc;
-    return to > middle ? os_map_anonymous(base + middle, to - middle) : 0;
+    if (middle > from && (rc = os_map(base + from, middle - from, file_of(s), from, write, true))) return rc;
+    return to > middle ? os_map_anonymous(base + middle, to - middle, write) : 0;
+}
+
+/* Map [from, to) of the file; in private mode what lies beyond its end is memory of our own. */
+static int map_piece(mmkv_store *s, struct reservation *r, uint64_t from, uint64_t to)
+{
+    bool write = s->writable && (!s->shielded || s->storing);
+    int rc = s->private_ ? map_private(s, r->base, from, to, write) : os_map(r->base + from, to - from, file_of(s), from, write, false);
+    if (!rc && s->key >= 0) rc = os_protect(r->base + from, to - from, true, s->key);
+    if (!rc && to > r->mapped) r->mapped = to; /* never less: what map_cut forgets is still there */
+    return rc;
 }
 
 int map_open(mmkv_store *s, uint64_t length)
 {
     int rc = reserve(s, length);
     if (rc) return rc;
-    uint8_t *base = s->reservations[0].base;
-    if ((rc = map_piece(s, base, 0, length))) return rc;
-    atomic_store_explicit(&s->base, base, memory_order_relaxed);
+    if ((rc = map_piece(s, &s->reservations[0], 0, length))) return rc;
+    atomic_store_explicit(&s->base, s->reservations[0].base, memory_order_relaxed);
     atomic_store_explicit(&s->mapped, length, memory_order_release);
     return 0;
 }
@@ -79,12 +91,12 @@ int map_to(mmkv_store *s, uint64_t length)
     if (length > mapped) {
         struct reservation *r = &s->reservations[s->reservation_count - 1];
         if (length <= r->length) {
-            rc = map_piece(s, r->base, mapped, length);
+            rc = map_piece(s, r, mapped, length);
         } else if (s->private_) {
             rc = fail(MMKV_NO_MEMORY, 0, "address space of a private copy used up");
         } else if (!(rc = reserve(s, length))) {
             r = &s->reservations[s->reservation_count - 1];
-            rc = map_piece(s, r->base, 0, length);
+            rc = map_piece(s, r, 0, length);
         }
         if (!rc) {
             atomic_store_explicit(&s->base, r->base, memory_order_relaxed);
@@ -141,4 +153,95 @@ uint64_t offset_of(const mmkv_store *s, const void *p)
     bool in = map_holds(s, p, &offset);
     assert(in);
     return in ? offset : 0;
+}
+
+/* ---- shielded maps ---- */
+
+/* One key for all handles of the process, which has fifteen at most. It is never given back: a thread that may write
+ * through it, because it is in a call, may write through whatever has its number. */
+static int shared_key;
+static FAULT_LOCAL uint32_t key_open; /* calls of this thread that may store through it */
+
+static void make_key(void) { shared_key = os_key_new(); }
+
+void shield_new(mmkv_store *s)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_key);
+    s->shielded = true;
+    s->key = shared_key;
+}
+
+/* Before anything of the map is read: to a thread that is older than the key it denies everything. */
+void shield_enter(const mmkv_store *s)
+{
+    if (s->key >= 0 && unlikely(!os_key_readable(s->key))) os_key_set(s->key, false);
+}
+
+/* Out of a handler of a signal, where all keys deny everything. */
+void shield_jumped(const mmkv_store *s)
+{
+    if (s->key >= 0) os_key_set(s->key, key_open != 0);
+}
+
+/* What this costs is the pages that are mapped, so none are kept from one write to the next; but those of a private copy are
+ * all there is of its changes. */
+static int protect(mmkv_store *s, bool write)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < s->reservation_count && !rc; i++) {
+        const struct reservation *r = &s->reservations[i];
+        if (!write && !s->private_) os_untouch(r->base, r->mapped);
+        rc = os_protect(r->base, r->mapped, write, -1);
+    }
+    return rc;
+}
+
+/* The first call in; should the kernel refuse, nothing is changed. */
+static int protect_less(mmkv_store *s)
+{
+    int rc = 0;
+    pthread_mutex_lock(&s->map_mutex);
+    if (!s->storing && (rc = protect(s, true))) protect(s, false);
+    else s->storing++;
+    pthread_mutex_unlock(&s->map_mutex);
+    return rc;
+}
+
+/* The last one out; should the kernel refuse, the map stays writable until the next one. */
+static void protect_again(mmkv_store *s)
+{
+    pthread_mutex_lock(&s->map_mutex);
+    if (!--s->storing) protect(s, false);
+    pthread_mutex_unlock(&s->map_mutex);
+}
+
+/* The call in this thread's guard may store from now on. */
+int shield_open(mmkv_store *s, uint8_t until)
+{
+    struct guard *g = guard_top;
+    int rc = 0;
+    assert(g->s == s);
+    if (g->shield) return 0;
+    if (s->key < 0) rc = protect_less(s);
+    else if (!key_open++) os_key_set(s->key, true);
+    if (!rc) g->shield = until;
+    return rc;
+}
+
+void shield_close(struct guard *g)
+{
+    if (g->s->key < 0) protect_again(g->s);
+    else if (!--key_open) os_key_set(g->s->key, false);
+    g->shield = 0;
+}
+
+/* In a child: of all calls only those go on in it that this thread is in, if a callback has forked. */
+void map_forked(mmkv_store *s)
+{
+    pthread_mutex_init(&s->map_mutex, NULL);
+    if (!s->shielded || s->key >= 0) return;
+    s->storing = 0;
+    for (const struct guard *g = guard_top; g; g = g->outer) s->storing += g->s == s && g->shield;
+    protect(s, s->storing != 0);
 }

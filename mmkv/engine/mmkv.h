@@ -62,6 +62,7 @@ typedef struct mmkv_options {
     uint32_t lock_timeout_ms;  /* 0 = 10,000 */
     int verify_reads;          /* non-zero: every read checks the record's checksum; MMKV_CORRUPT names the key */
     int any_file_system;       /* non-zero: do not refuse file systems that are not known to be local */
+    int guard;                 /* non-zero: other code's stores to the map are SIGSEGV while no call that stores is under way */
     mmkv_progress progress;    /* called during recovery, or NULL */
     void *progress_context;
 } mmkv_options;

@@ -400,10 +400,44 @@ int os_map(uint8_t *address, uint64_t length, int fd, uint64_t offset, bool writ
     return p == MAP_FAILED ? fail_os("mmap") : 0;
 }
 
-int os_map_anonymous(uint8_t *address, uint64_t length)
+int os_map_anonymous(uint8_t *address, uint64_t length, bool write)
 {
-    void *p = mmap(address, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    void *p = mmap(address, length, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? fail_os("mmap") : 0;
+}
+
+/* With a key: besides, the range gets it. */
+int os_protect(uint8_t *address, uint64_t length, bool write, int key)
+{
+    return pkey_mprotect(address, length, write ? PROT_READ | PROT_WRITE : PROT_READ, key) ? fail_os("mprotect") : 0;
+}
+
+/* Forget which pages of a shared mapping have been touched: a fault finds them again, and until then they are nothing that
+ * os_protect has to go through. A hint. */
+void os_untouch(uint8_t *address, uint64_t length)
+{
+    madvise(address, length, MADV_DONTNEED);
+}
+
+/* A protection key, which this thread may read through and not write; -1 where the processor, the kernel or the C library
+ * knows none. */
+int os_key_new(void)
+{
+    int key = pkey_alloc(0, PKEY_DISABLE_WRITE);
+    if (key < 0 || pkey_get(key) == PKEY_DISABLE_WRITE) return key;
+    pkey_free(key);
+    return -1;
+}
+
+/* What this thread, and no other, may do through a key from now on; reading it may in any case. */
+void os_key_set(int key, bool write)
+{
+    pkey_set(key, write ? 0 : PKEY_DISABLE_WRITE);
+}
+
+bool os_key_readable(int key)
+{
+    return !(pkey_get(key) & PKEY_DISABLE_ACCESS);
 }
 
 int os_map_page(int fd, uint64_t offset, void **page)

@@ -211,7 +211,7 @@ static int open_store(const char *path, const mmkv_options *o, struct repair *re
     mmkv_store *s = aligned_alloc(64, (sizeof *s + 63) / 64 * 64);
     if (!s) return fail(MMKV_NO_MEMORY, 0, "out of memory");
     memset(s, 0, sizeof *s);
-    s->fd = s->attach_fd = -1;
+    s->fd = s->attach_fd = s->key = -1;
     s->mode = o->mode;
     s->writable = o->mode != MMKV_MODE_READ;
     s->private_ = o->mode == MMKV_MODE_PRIVATE;
@@ -223,9 +223,10 @@ static int open_store(const char *path, const mmkv_options *o, struct repair *re
     s->repair = repair;
     pthread_mutex_init(&s->map_mutex, NULL);
     pthread_mutex_init(&s->file_mutex, NULL);
+    if (o->guard && s->writable) shield_new(s);
     if (!(rc = open_file(s, path, o)) && !(s->path = os_absolute(path))) rc = fail_os("find the absolute path");
     faults_catch();
-    if (!rc && !(rc = GUARDED(s, attach(s, o->mode, o->any_file_system != 0)))) {
+    if (!rc && !(rc = STORING(s, attach(s, o->mode, o->any_file_system != 0)))) {
         s->wary = s->shared_control != NULL;
         handle_register(s);
         *store = s;
@@ -245,7 +246,7 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store) { ret
 int mmkv_close(mmkv_store *s, int with_checkpoint)
 {
     faults_catch();
-    int rc = GUARDED(s, detach(s, with_checkpoint));
+    int rc = STORING(s, detach(s, with_checkpoint));
     mmkv_failure kept = *mmkv_failure_get();
     handle_forget(s);
     let_go(s);

@@ -11,7 +11,7 @@ import pytest
 
 import mmkv
 from benchmarks import __main__ as command_line
-from benchmarks import builds, checkpoints, compare, recovery, report, runner
+from benchmarks import builds, checkpoints, compare, guard, recovery, report, runner
 from benchmarks.adapters import ADAPTERS
 from benchmarks.data import Data, KeyObjects, Sizes
 from benchmarks.results import CPU_METRIC, Results, Sample
@@ -168,3 +168,10 @@ def test_recovery_is_measured(
     assert printed.count("million records/s") == 2, printed
     assert recovered.count(300) == 4, "each timed open recovers"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_guard_costs_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "CALLS", dict.fromkeys(guard.CALLS, 2))
+    figures = guard.measure(tmp_path, 1, 1)
+    assert figures.keys() == guard.CALLS.keys()
+    assert all(ratio > 0 and time > 0 for ratio, time in figures.values())

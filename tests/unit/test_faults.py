@@ -36,9 +36,10 @@ class Pages:
         self.empty = tempfile.TemporaryFile()
         self.pieces = []
         for line in open("/proc/self/maps"):
-            found = re.match(r"(\\w+)-(\\w+) rw-s (\\w+) .*" + re.escape(str(path)) + "$", line)
-            if found:
-                self.pieces.append([int(word, 16) for word in found.groups()])
+            found = re.match(r"(\\w+)-(\\w+) r[w-]-s (\\w+) .*" + re.escape(str(path)) + "$", line)
+            start, end, first = [int(word, 16) for word in found.groups()] if found else (0, 0, 0)
+            if end - start > 4096: # else the one page that holds the lock of the process slot
+                self.pieces.append((start, end, first))
         assert self.pieces, "a store that was opened by its name"
 
     def put(self, offset, fd, at):

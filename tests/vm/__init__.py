@@ -1,0 +1,1 @@
+"""A virtual machine whose processor has what this one may lack: protection keys."""
