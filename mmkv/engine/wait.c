@@ -42,6 +42,12 @@ static int differs(mmkv_store *s, uint64_t hash, const void *key, size_t key_len
     return same ? MMKV_WOULD_BLOCK : 0;
 }
 
+static int leave_word(struct fmt_lockable *l, uint32_t bit, uint32_t *seen)
+{
+    *seen = __atomic_or_fetch(&l->waiting, bit, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
 /* Look and, if nothing has changed, leave word, look again, and sleep once. Who finds at the first look what he waits for,
  * as those who were woken do, leaves no word that the next writer would heed for nothing. */
 int shard_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *old, size_t old_length,
@@ -54,7 +60,8 @@ int shard_wait(mmkv_store *s, uint64_t hash, const void *key, size_t key_length,
     if (rc) return rc;
     if (!w->deadline_ns) w->deadline_ns = w->timeout_ns < UINT64_MAX - now ? now + w->timeout_ns : UINT64_MAX;
     if ((rc = differs(s, hash, key, key_length, old, old_length, w)) != MMKV_WOULD_BLOCK) return rc;
-    uint32_t seen = __atomic_or_fetch(&l->waiting, bit, __ATOMIC_SEQ_CST);
+    uint32_t seen = 0;
+    if ((rc = STORING(s, leave_word(l, bit, &seen)))) return rc; /* a shielded map is not open while we sleep */
     atomic_thread_fence(memory_order_seq_cst); /* pairs with fence_after_unlock: one of the two sees the other */
     if ((rc = differs(s, hash, key, key_length, old, old_length, w)) != MMKV_WOULD_BLOCK) return rc;
     now = os_elapsed_ns();
