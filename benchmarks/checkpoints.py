@@ -98,7 +98,7 @@ def _writer(pipe: Connection, path: str, rounds: int, records: int) -> None:
             elapsed = array("q")
             value = source.randbytes(PAYLOAD)
             start = time.perf_counter_ns()
-            while not pipe.poll():
+            while not elapsed or not pipe.poll():
                 _timed_puts(db, keys, at, value, elapsed)
                 at += BATCH
             wall = time.perf_counter_ns() - start
