@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.storm.linear import ABSENT, ANY, CLEAR, KEEP, PRESENT, Op, Set, State, equal
+from tests.storm.linear import ABSENT, ANY, CLEAR, KEEP, PRESENT, Add, Op, Set, State, Wants, equal, unequal
 
 # A value is its number, eight bytes, again and again: number = writer << 44 | count << 24 | size.
 SIZE_MIN = 8
@@ -41,14 +41,35 @@ def read_value(value: bytes | None) -> int | None:
     return number
 
 
+COUNTERS = 1 << 30
+"""Keys from this number on are counters."""
+
+
 def key_of(number: int) -> bytes:
     """Keys of several lengths."""
+    if number >= COUNTERS:
+        return b"counter %d" % (number - COUNTERS)
     return b"%d" % number + b"." * (number % 37 if number % 50 != 7 else 3000)
 
 
 def number_of_key(key: bytes) -> int:
     """The other way."""
+    if key.startswith(b"counter "):
+        return COUNTERS + int(key[8:])
     return int(key.rstrip(b"."))
+
+
+def read_item(key: bytes, value: bytes) -> tuple[int, int | None]:
+    """The numbers of a key and of its value; a counter's is what it counts to."""
+    number = number_of_key(key)
+    return number, read_counter(value) if number >= COUNTERS else read_value(value)
+
+
+def read_counter(value: bytes | None) -> int | None:
+    """What a counter counts to."""
+    if value is not None and len(value) != 8:
+        raise TornValue(f"a counter of {len(value)} bytes")
+    return None if value is None else int.from_bytes(value, "little", signed=True)
 
 
 class Log:
@@ -151,9 +172,26 @@ def _operations(call: Call, keys: Iterable[int]) -> Iterator[tuple[int, Any, Any
     if name in _MANY:
         yield from _MANY[name](call, arguments, result, keys)
         return
-    key = arguments[0]
-    given = arguments[1] if len(arguments) > 1 else None
+    key, given = arguments[0], arguments[1] if len(arguments) == 2 else arguments[1:]
     yield (key, *(_PENDING[name](given) if call.killed else _DONE[name](given, result)))
+
+
+def _incremented(given: Any, result: int) -> tuple[Wants, Any]:
+    delta, initial = given
+    return equal(result - delta, *([None] if result == initial + delta else [])), Set(result)
+
+
+def _swapped(given: Any, result: bool) -> tuple[Wants, Any]:
+    expected, new = given
+    return (equal(expected), Set(new)) if result else (unequal(expected), KEEP)
+
+
+def _waited(old: State, result: State) -> tuple[Wants, Any]:
+    if result == TIMEOUT:
+        return equal(old), KEEP
+    if result == old:
+        raise TornValue(f"wait() for anything but {old!r} returned that")
+    return equal(result), KEEP
 
 
 # What each operation says when it has returned, by its argument and its result.
@@ -164,6 +202,11 @@ _DONE: dict[str, Any] = {
     "delete": lambda given, result: (PRESENT, CLEAR) if result else (ABSENT, KEEP),
     "pop": lambda given, result: (ABSENT, KEEP) if result is None else (equal(result), CLEAR),
     "setdefault": lambda given, result: (ABSENT, Set(given)) if result == given else (equal(result), KEEP),
+    "add": lambda given, result: (ABSENT, Set(given)) if result else (PRESENT, KEEP),
+    "replace": lambda given, result: (PRESENT, Set(given)) if result else (ABSENT, KEEP),
+    "compare_and_swap": _swapped,
+    "incr": _incremented,
+    "wait": _waited,
 }
 # And when its process was killed in it: done or not, it is not known what it found.
 _PENDING: dict[str, Any] = {
@@ -173,7 +216,14 @@ _PENDING: dict[str, Any] = {
     "delete": lambda given: (PRESENT, CLEAR),
     "pop": lambda given: (PRESENT, CLEAR),
     "setdefault": lambda given: (ABSENT, Set(given)),
+    "add": lambda given: (ABSENT, Set(given)),
+    "replace": lambda given: (PRESENT, Set(given)),
+    "compare_and_swap": lambda given: (equal(given[0]), Set(given[1])),
+    "incr": lambda given: (ANY, Add(*given)),
+    "wait": lambda given: (ANY, KEEP),
 }
+TIMEOUT = "timeout"
+"""What a wait() is logged to have returned that raised TimeoutError."""
 
 
 def _read(result: State) -> tuple[Any, Any]:

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import mmkv
-from tests.storm.history import Log, key_of, number_of, number_of_key, read_value, value_of
+from tests.storm.history import (
+    COUNTERS,
+    TIMEOUT,
+    Log,
+    key_of,
+    number_of,
+    number_of_key,
+    read_counter,
+    read_item,
+    read_value,
+    value_of,
+)
 from tests.storm.owner import KEYS, PREFIX, name_of, steps_of
 
 NOW = time.monotonic_ns
@@ -34,10 +45,15 @@ ROLES: dict[str, dict[str, int]] = {
     "reader": {"get": 40, "contains": 5, "get_many": 10, "items": 1, "keys": 1},
     "writer": {"put": 20, "delete": 8, "pop": 2},
     "popper": {"pop": 10, "put": 10, "get": 5},
+    "swapper": {"swap": 10, "add": 10, "replace": 10, "delete": 10, "get": 10},
+    "counter": {"incr": 50, "get_counter": 10, "pop_counter": 1},
+    "waiter": {"wait": 5, "put": 1},
     "keeper": {"put": 10, "get": 10, "sync": 3, "items": 2, "keys": 2},
     "owner": {},
     "clearer": {"put": 100, "get": 100, "put_many": 10, "popitem": 20, "clear": 1},
 }
+
+COUNTERS_USED = 2
 
 
 @dataclass
@@ -123,6 +139,54 @@ class Worker:
         name, value = key_of(key), value_of(number)
         self.call(lambda: self.db.setdefault(name, value), "setdefault", key, number, result=read_value)
 
+    def add(self) -> None:
+        key, number = self.key(), self.value()
+        name, value = key_of(key), value_of(number)
+        self.call(lambda: self.db.add(name, value), "add", key, number)
+
+    def replace(self) -> None:
+        key, number = self.key(), self.value()
+        name, value = key_of(key), value_of(number)
+        self.call(lambda: self.db.replace(name, value), "replace", key, number)
+
+    def swap(self) -> None:
+        """Of what is there, in most cases, for something new, in most cases."""
+        key, new = self.key(), self.value() if self.rng.random() < 0.9 else None
+        name = key_of(key)
+        expected = self.db.get(name) if self.rng.random() < 0.9 else None
+        value = None if new is None else value_of(new)
+        swap = lambda: self.db.compare_and_swap(name, expected, value)  # noqa: E731
+        self.call(swap, "compare_and_swap", key, read_value(expected), new)
+
+    def wait(self) -> None:
+        """For a change of what is there."""
+        key = self.key()
+        name = key_of(key)
+        old = self.db.get(name)
+
+        def work() -> bytes | str | None:
+            try:
+                return self.db.wait(name, old=old, timeout=0.02)  # type: ignore[no-any-return]
+            except TimeoutError:
+                return TIMEOUT
+
+        self.call(work, "wait", key, read_value(old), result=lambda got: got if got == TIMEOUT else read_value(got))
+
+    def incr(self) -> None:
+        key, delta = COUNTERS + self.rng.randrange(COUNTERS_USED), self.rng.randint(1, 3)
+        name = key_of(key)
+        self.call(lambda: self.db.incr(name, delta, initial=100), "incr", key, delta, 100)
+
+    def get_counter(self) -> None:
+        key = COUNTERS + self.rng.randrange(COUNTERS_USED)
+        name = key_of(key)
+        self.call(lambda: self.db.get(name), "get", key, result=read_counter)
+
+    def pop_counter(self) -> None:
+        key = COUNTERS + self.rng.randrange(COUNTERS_USED)
+        name = key_of(key)
+        self.call(lambda: self.db.pop(name, None), "pop", key, result=read_counter)
+
     def get_many(self) -> None:
         keys = self.some_keys()
         names = [key_of(key) for key in keys]
@@ -142,7 +206,7 @@ class Worker:
 
     def items(self) -> None:
         def numbers(got: list[tuple[bytes, bytes]]) -> Any:
-            return [(number_of_key(key), read_value(value)) for key, value in got if not key.startswith(PREFIX)]
+            return [read_item(key, value) for key, value in got if not key.startswith(PREFIX)]
 
         self.call(lambda: list(self.db.items()), "items", result=numbers)
 
@@ -160,7 +224,7 @@ class Worker:
                 return None
 
         def numbers(got: tuple[bytes, bytes] | None) -> Any:
-            return got and (number_of_key(got[0]), read_value(got[1]))
+            return got and read_item(*got)
 
         self.call(work, "popitem", result=numbers)
 

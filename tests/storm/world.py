@@ -19,15 +19,15 @@ from typing import Any
 
 import mmkv
 from tests.storm import linear, worker
-from tests.storm.history import Call, History, Log, calls_of, number_of_key, read_value
+from tests.storm.history import COUNTERS, Call, History, Log, calls_of, read_item
 from tests.storm.owner import PREFIX, differences, owner_of, steps_of
 from tests.storm.remains import Remains, Words
-from tests.storm.worker import NOW, Plan
+from tests.storm.worker import COUNTERS_USED, NOW, Plan
 
 LOG_BYTES = 1 << 19
 PATIENCE = 120.0
 """Seconds after which a process that was told to stop is taken to be hanging."""
-LONG = {"sync", "items", "keys", "clear", "popitem"}
+LONG = {"sync", "wait", "items", "keys", "clear", "popitem"}
 """Operations that take long by themselves, and so say nothing about waiting for the dead."""
 SETTLING = 200_000_000
 """Nanoseconds after a death in which operations are looked at for how long they were held up."""
@@ -54,7 +54,7 @@ class Scene:
 
 
 SCENES = [
-    Scene("three keys", 1, 3, (8, 30, 700), ("mixed", "popper", "writer", "reader", "owner"), many=3),
+    Scene("three keys", 1, 3, (8, 30, 700), ("mixed", "popper", "swapper", "reader", "owner"), many=3),
     Scene(
         "large values", 1, 3, (3000, 17_000, 40_000, 60_000, 150_000), ("popper", "mixed", "reader", "owner"), many=3
     ),
@@ -329,7 +329,7 @@ class Storm:
             report = db.verify()
             if not report.ok:
                 raise Failed(f"verify: {report}")
-            found = [(number_of_key(key), read_value(value)) for key, value in db.items()]
+            found = [read_item(key, value) for key, value in db.items()]
             if len(db) != len(found):
                 raise Failed(f"len() is {len(db)} with {len(found)} records")
             stats = db.stats()
@@ -337,8 +337,9 @@ class Storm:
         self.tally.largest = max(self.tally.largest, stats.file_bytes)
         calls.append(Call(0, called, NOW(), "items", (), found))
         history = History(self.content)
+        keys = [*range(self.scene.keys), *range(COUNTERS, COUNTERS + COUNTERS_USED)]
         for call in calls:
-            history.add(call, range(self.scene.keys))
+            history.add(call, keys)
         for key, ops in history.keys.items():
             self.tally.keys_checked += 1
             try:
