@@ -125,7 +125,7 @@ class _Search:
         self.mentioned = frozenset(state for op in self.ops for state in op.wants.states)
         self.seers: dict[State, list[int]] = {}
         for number, op in enumerate(self.ops):
-            if op.wants.among and len(op.wants.states) == 1:
+            if op.wants.among and len(op.wants.states) == 1 and not op.optional:
                 state = next(iter(op.wants.states))
                 if state is not None and sets[state] == 1 and not self.adds:
                     self.seers.setdefault(state, []).append(number)
@@ -230,6 +230,7 @@ class _Search:
         base, done, state, found = furthest
         around = [f"    {self.ops[number]}" for number in range(max(0, base - 8), base)]
         stuck = [f"  * {self.ops[number]}" for number in found[:30]]
+        stuck += [f"  yet to see this: {self.ops[number]}" for number in self.unseen(state, base, done)]
         then = [
             number for number in range(base, len(self.ops)) if not done >> number - base & 1 and number not in found
         ]

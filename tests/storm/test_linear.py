@@ -77,6 +77,12 @@ GOOD: dict[str, list[Op]] = {
     "a killed put that happened late": [put(0, 9, 7, killed=True), get(2, 3, None), get(4, 5, 7)],
     "a killed put nobody saw makes a delete find something": [put(0, 5, 7, killed=True), delete(6, 7, True)],
     "a delete between, unseen": [put(0, 1, 7), delete(2, 9, True), add(3, 8, 8, True), get(10, 11, 8)],
+    "a killed swap that did not happen": [
+        put(0, 1, 7),
+        Op(2, 9, equal(7), Set(8), optional=True),
+        pop(3, 4, 7),
+        get(10, 11, None),
+    ],
     "a swap after another": [put(0, 1, 7), swap(2, 9, 8, 9, True), swap(2, 9, 7, 8, True), get(10, 11, 9)],
     "a swap that found something else": [put(0, 1, 7), swap(2, 3, 8, 9, False)],
     "a swap that fails while its value is on the way": [put(0, 5, 7), swap(1, 4, 7, 9, False), get(6, 7, 7)],
@@ -175,6 +181,7 @@ def test_against_trying_all_orders(rng: random.Random) -> None:
                         add(called, returned, i + 1, rng.random() < 0.6),
                         swap(called, returned, value or 1, i + 1, rng.random() < 0.6),
                         Op(called, returned, PRESENT, CLEAR, optional=True),
+                        Op(called, returned, equal(value or 1), Set(i + 1), optional=True),
                         Op(called, returned, ANY, CLEAR),
                     ]
                 )
