@@ -1,8 +1,10 @@
 """A long random run of stores against a dict, with everything at once; the same seed makes the same run.
 
-    python tests/soak.py --seconds 600 --seed 1 [--directory DIR]
+    python -m tests.soak --seconds 600 --seed 1 [--directory DIR]
+    python -m tests.soak --seconds 1800 --processes 24
 
-It exits with 0 when the time is up and nothing differed, else it prints the seed, the step and the difference.
+It exits with 0 when the time is up and nothing differed, else it prints the seed, the step and the difference. With
+`--processes` it is one store and so many processes, some of which are killed; see tests/storm.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mmkv
+from tests.storm.world import long_run
 
 
 class Difference(Exception):
@@ -153,9 +156,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--directory", type=Path, default=None, help="where the store is made")
+    parser.add_argument("--processes", type=int, default=None, help="how many at once, at one store, some killed")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    print(f"seed {seed}", flush=True)
+    if arguments.processes:
+        print(long_run(arguments.seconds, str(seed), arguments.processes, arguments.directory))
+        return
     print(f"{soak(arguments.seconds, seed, arguments.directory):,} steps, no difference")
 
 

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seed", default=None, help="of all chance; the order of events still differs from run to run")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--directory", type=Path, default=None, help="where the stores are made")
-    parser.add_argument("--scenes", nargs="+", default=[], help="of: " + ", ".join(scene.name for scene in SCENES))
+    parser.add_argument("--scenes", nargs="+", default=[], choices=[scene.name for scene in SCENES], metavar="NAME")
     parser.add_argument(
         "--seeded", nargs="*", metavar="NAME", help="instead: engines with a bug seeded, all or those named"
     )

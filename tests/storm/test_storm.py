@@ -32,6 +32,17 @@ def test_storm(tmp_path: Path) -> None:
     run_python(STORM, os.environ["MMKV_TEST_SEED"], tmp_path, environment={"PYTHONPATH": beside_tests()}, timeout=600)
 
 
+def test_long_run(tmp_path: Path) -> None:
+    """As tests/soak.py makes it with --processes, but short."""
+    run_python(
+        "import sys; from pathlib import Path; from tests.storm.world import long_run;"
+        "print(long_run(2, sys.argv[1], 8, Path(sys.argv[2])))",
+        *(os.environ["MMKV_TEST_SEED"], tmp_path),
+        environment={"PYTHONPATH": beside_tests()},
+        timeout=600,
+    )
+
+
 @pytest.mark.parametrize("name", [bug.name for bug in BUGS])
 def test_seeded_bugs_apply(name: str) -> None:
     (bug,) = [bug for bug in BUGS if bug.name == name]

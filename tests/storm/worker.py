@@ -32,6 +32,10 @@ NOW = time.monotonic_ns
 # How often a process of each role does what.
 ROLES: dict[str, dict[str, int]] = {
     "mixed": {
+        "add": 5,
+        "replace": 5,
+        "swap": 5,
+        "incr": 5,
         "get": 30,
         "contains": 5,
         "put": 25,

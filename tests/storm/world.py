@@ -7,6 +7,7 @@ import os
 import random
 import select
 import signal
+import sys
 import tempfile
 import time
 from bisect import bisect_left
@@ -55,15 +56,41 @@ class Scene:
 
 SCENES = [
     Scene("three keys", 1, 3, (8, 30, 700), ("mixed", "popper", "swapper", "reader", "owner"), many=3),
-    Scene(
-        "large values", 1, 3, (3000, 17_000, 40_000, 60_000, 150_000), ("popper", "mixed", "reader", "owner"), many=3
-    ),
+    Scene("counters and waiters", 1, 2, (8, 200), ("counter", "waiter", "mixed", "counter", "swapper"), many=2),
+    Scene("large values", 1, 3, (3000, 17_000, 40_000, 150_000), ("popper", "swapper", "reader", "owner"), many=3),
     Scene("few keys", 2, 24, (8, 100, 2000, 17_000), ("mixed", "bulk", "reader", "clearer"), many=24),
     Scene("many keys", 4, 2000, (8, 16, 60, 300), ("bulk", "mixed", "reader", "clearer"), many=150),
     Scene("growth", 2, 3000, (100, 400, 1500, 5000, 30_000), ("owner", "bulk", "owner", "reader", "keeper"), many=100),
     Scene("checkpoints", 64, 300, (8, 100, 1000, 20_000), ("owner", "keeper", "mixed", "reader"), many=60, sync=0.05),
+    Scene("one lock", 1, 50, (8, 60), ("owner", "writer", "writer"), many=8),
     Scene("owners", 8, 8, (8, 60, 60, 60, 700), ("owner", "owner", "owner", "mixed"), many=8, pause=0.003),
 ]
+
+
+LONG_RUN = Scene(
+    "long run",
+    16,
+    3000,
+    (8, 30, 100, 400, 1500, 5000, 30_000, 150_000),
+    (
+        "owner",
+        "mixed",
+        "bulk",
+        "reader",
+        "keeper",
+        "owner",
+        "writer",
+        "reader",
+        "popper",
+        "swapper",
+        "counter",
+        "waiter",
+    ),
+    many=60,
+    sync=1.0,
+    pause=0.05,
+)
+"""Everything at once, for tests/soak.py."""
 
 
 @dataclass
@@ -83,11 +110,10 @@ class Tally:
     operations: Counter[str] = field(default_factory=Counter)
     deaths: list[Death] = field(default_factory=list)
     rounds: int = 0
-    keys_checked: int = 0
     checkpoints: int = 0
     largest: int = 0
     emptied: int = 0
-    """The most bytes in use in a store that was emptied at its end."""
+    """The most bytes on disk of a store that was emptied at its end."""
 
     def calls(self) -> int:
         return sum(self.operations.values())
@@ -95,13 +121,13 @@ class Tally:
     def __str__(self) -> str:
         held = [death for death in self.deaths if death.remains.locks]
         lines = [
-            f"{self.rounds} rounds, {self.calls():,} calls, {self.keys_checked:,} histories of a key checked",
+            f"{self.rounds} rounds, {self.calls():,} calls",
             "calls: " + ", ".join(f"{name} {count:,}" for name, count in self.operations.most_common()),
             f"{len(self.deaths):,} processes killed: {len(held):,} held a lock, "
             f"{sum(bool(death.remains.halves) for death in self.deaths):,} of them in the middle of an operation, "
             f"{sum(death.remains.checkpoint for death in self.deaths):,} led a checkpoint",
             f"{self.checkpoints:,} checkpoints; the largest file {self.largest / 1e6:.1f} MB; "
-            f"an emptied store used {self.emptied / 1e3:.0f} kB at most",
+            f"emptied, a store took {self.emptied / 1e6:.1f} MB at most",
             "longest wait of a survivor's operation after a death, ms:",
             spread("  who held a lock", [death.stall for death in held]),
             spread("  who held none", [death.stall for death in self.deaths if not death.remains.locks]),
@@ -283,6 +309,7 @@ class Storm:
         self.tally = tally
         self.rng = random.Random(seed)
         self.who = 0
+        self.checker = 0
         self.content: dict[int, Any] = {}
         mmkv.open(path, "n", shards=scene.shards, sync="manual").close()
         self.words = Words(path, scene.shards)
@@ -297,8 +324,8 @@ class Storm:
         else:
             yield
 
-    def round(self, processes: int, seconds: float) -> None:
-        """One round and its check."""
+    def round(self, processes: int, seconds: float, *, aside: bool = False) -> None:
+        """One round and its check; `aside`: the check goes on beside what comes next."""
         with tempfile.TemporaryDirectory(prefix="mmkv-storm-") as errors, self.held():
             this = Round(self, processes, Path(errors))
             try:
@@ -312,7 +339,9 @@ class Storm:
         self.tally.deaths += this.deaths
         self.tally.operations.update(call.name for call in calls)
         self.tally.rounds += 1
-        self.check(calls)
+        content = self.settle(calls)
+        (self.check_aside if aside else self.check)(calls)
+        self.content = content
 
     def take_owned(self) -> dict[bytes, bytes]:
         """The keys of owners and their values, and away with them."""
@@ -322,45 +351,75 @@ class Storm:
             db.delete_many(found)
         return found
 
-    def check(self, calls: list[Call]) -> None:
-        """Everything that anybody saw, and what is there now, has to fit together."""
+    def settle(self, calls: list[Call]) -> dict[int, Any]:
+        """The store as it is now that nobody is there, which is also the last that anybody saw."""
         called = NOW()
         with mmkv.open(self.path, "w", sync="manual") as db:
-            report = db.verify()
-            if not report.ok:
-                raise Failed(f"verify: {report}")
+            verified(db)
             found = [read_item(key, value) for key, value in db.items()]
             if len(db) != len(found):
                 raise Failed(f"len() is {len(db)} with {len(found)} records")
-            stats = db.stats()
-        self.tally.checkpoints += stats.checkpoints
-        self.tally.largest = max(self.tally.largest, stats.file_bytes)
+            self.stats = db.stats()
+        self.tally.largest = max(self.tally.largest, self.stats.file_bytes)
         calls.append(Call(0, called, NOW(), "items", (), found))
+        return dict(found)
+
+    def check(self, calls: list[Call]) -> None:
+        """Everything that anybody saw has to fit together."""
         history = History(self.content)
         keys = [*range(self.scene.keys), *range(COUNTERS, COUNTERS + COUNTERS_USED)]
         for call in calls:
             history.add(call, keys)
         for key, ops in history.keys.items():
-            self.tally.keys_checked += 1
             try:
                 linear.check(ops, self.content.get(key))
             except (linear.NotLinearizable, linear.Undecided) as error:
                 raise Failed(f"key {key}: {error}") from None
-        self.content = dict(found)
+
+    def check_aside(self, calls: list[Call]) -> None:
+        """The same in another process, while the storm goes on; the one before has to have come to its end."""
+        self.wait_for_check()
+        self.checker = os.fork()
+        if not self.checker:
+            code = 1
+            try:
+                self.check(calls)
+                code = 0
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            finally:
+                os._exit(code)
+
+    def wait_for_check(self) -> None:
+        checker, self.checker = self.checker, 0
+        if checker and os.waitpid(checker, 0)[1]:
+            raise Failed("the check of the round before failed; it said why above")
 
     def end(self) -> None:
         """Empty the store: everything has to come back."""
+        self.wait_for_check()
         with mmkv.open(self.path, "w", sync="manual") as db:
+            self.tally.checkpoints += db.stats().checkpoints
             db.clear()
             db.sync()
             db.sync()
+            verified(db)
             stats = db.stats()
+            if stats.records or stats.chunks or stats.tables or stats.waiting_bytes:
+                raise Failed(f"emptied, it is not empty: {stats}")
             slots = self.words.in_use()
             if len(slots) != 1:
                 raise Failed(f"process slots {slots} are in use by one handle")
-            self.tally.emptied = max(self.tally.emptied, stats.heap_bytes + stats.index_bytes - stats.free_bytes)
+            self.tally.emptied = max(self.tally.emptied, stats.used_bytes)
         self.words.close()
         self.path.unlink()
+
+
+def verified(db: mmkv.Store) -> None:
+    """Raise unless it passes verify()."""
+    report = db.verify()
+    if not report.ok:
+        raise Failed(f"verify: {report}")
 
 
 def storm(
@@ -391,3 +450,19 @@ def storm(
                 if time.monotonic() >= end:
                     break
     return tally
+
+
+def long_run(seconds: float, seed: str, processes: int, directory: Path | None = None) -> str:
+    """One store, and round after round with it, until the time is up; returns what was done."""
+    tally = Tally()
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix="mmkv-storm-", dir=directory) as name:
+        this = Storm(LONG_RUN, Path(name) / "store.mmkv", seed, tally)
+        while time.monotonic() < end:
+            this.round(processes, min(4.0, max(0.5, end - time.monotonic())), aside=True)
+        last = this.stats
+        this.end()
+    return (
+        f"{tally}\nat the end verify() was clean: {last.records:,} records, {last.data_bytes / 1e6:.1f} MB of data; "
+        f"file {last.file_bytes / 1e6:.1f} MB, grown in {last.zones} steps, on disk {last.used_bytes / 1e6:.1f} MB"
+    )
