@@ -172,9 +172,14 @@ ROUNDS = 300
 
 
 def add_up(lock: mmkv.Lock, store: Any) -> None:
+    store.incr(b"ready")
+    while (ready := store[b"ready"]) != (4).to_bytes(8, "little"):
+        store.wait(b"ready", old=ready)
     for _ in range(ROUNDS):
         with lock:
-            store[b"sum"] = b"%d" % (int(store.get(b"sum", b"0")) + 1)
+            now = int(store.get(b"sum", b"0"))
+            os.sched_yield()  # the others may as well come now
+            store[b"sum"] = b"%d" % (now + 1)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
