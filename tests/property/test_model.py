@@ -115,6 +115,55 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.write(lambda: self.db.setdefault(key, value), lambda: self.model.setdefault(key, value))
 
+    @rule(key=KEYS, value=VALUES)
+    def add(self, key: bytes, value: bytes) -> None:
+        there = key in self.model
+        self.write(lambda: self.db.add(key, value), lambda: self.model.setdefault(key, value) is value and not there)
+
+    @rule(key=KEYS, value=VALUES)
+    def replace(self, key: bytes, value: bytes) -> None:
+        def on_model() -> bool:
+            there = key in self.model
+            if there:
+                self.model[key] = value
+            return there
+
+        self.write(lambda: self.db.replace(key, value), on_model)
+
+    @rule(key=KEYS, data=st.data(), other=st.none() | VALUES, new=st.none() | VALUES)
+    def compare_and_swap(self, key: bytes, data: Any, other: bytes | None, new: bytes | None) -> None:
+        expected = data.draw(st.sampled_from([self.model.get(key), other]))
+
+        def on_model() -> bool:
+            if self.model.get(key) != expected:
+                return False
+            self.model.pop(key, None)
+            if new is not None:
+                self.model[key] = new
+            return True
+
+        self.write(lambda: self.db.compare_and_swap(key, expected, new), on_model)
+
+    @rule(key=KEYS, delta=st.integers(-(2**63), 2**63 - 1), initial=st.integers(-(2**63), 2**63 - 1) | st.just(0))
+    def incr(self, key: bytes, delta: int, initial: int) -> None:
+        def on_store() -> Any:
+            try:
+                return self.db.incr(key, delta, initial=initial)
+            except (OverflowError, ValueError) as error:
+                return type(error)
+
+        def on_model() -> Any:
+            old = self.model.get(key)
+            if old is not None and len(old) != 8:
+                return ValueError
+            total = (initial if old is None else int.from_bytes(old, "little", signed=True)) + delta
+            if not -(2**63) <= total < 2**63:
+                return OverflowError
+            self.model[key] = total.to_bytes(8, "little", signed=True)
+            return total
+
+        self.write(on_store, on_model)
+
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
         assert self.db.get(key) == self.model.get(key)
