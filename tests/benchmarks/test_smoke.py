@@ -11,7 +11,7 @@ import pytest
 
 import mmkv
 from benchmarks import __main__ as command_line
-from benchmarks import builds, checkpoints, compare, guard, recovery, report, runner
+from benchmarks import builds, checkpoints, compare, guard, recovery, report, runner, scaling
 from benchmarks.adapters import ADAPTERS
 from benchmarks.data import Data, KeyObjects, Sizes
 from benchmarks.results import CPU_METRIC, Results, Sample
@@ -175,3 +175,27 @@ def test_what_the_guard_costs_is_measured(tmp_path: Path, monkeypatch: pytest.Mo
     figures = guard.measure(tmp_path, 1, 1)
     assert figures.keys() == guard.CALLS.keys()
     assert all(ratio > 0 and time > 0 for ratio, time in figures.values())
+
+
+def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--records",
+        "200",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.02",
+        "--stores",
+        "mmkv,sqlite",
+        "--processes",
+        "1,2",
+    ]
+    assert scaling.main([*arguments, "--directory", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ") and "---" not in line] == [
+        head
+        for task in ("reads", "writes", "counter", "reads beside a writer")
+        for head in (f"| {task}", "| mmkv", "| sqlite")
+    ]
+    assert not any("were counted" in line for line in lines), lines
+    assert list(tmp_path.iterdir()) == []
