@@ -129,8 +129,7 @@ static int settle_reservations(mmkv_store *s, uint32_t slot, unsigned flags)
     if ((rc = pages_lock(s, &op, flags))) return rc;
     pages_unlock(&op);
     for (int i = 0; i < 4 && !rc; i++) {
-        if (p->reserved_extent[i] == 1) store(&p->reserved_extent[i], 0);
-        rc = pages_give(s, &p->reserved_extent[i], flags);
+        rc = reservation_give(s, &p->reserved_extent[i], flags);
     }
     if (!rc) store32(&p->state, 0);
     return rc;
@@ -258,7 +257,7 @@ static bool clear_locks(mmkv_store *s)
     bool quiet = !p->log.count && !(p->l.version & 1);
     for (uint32_t i = 0; i < s->shard_count; i++) {
         struct fmt_shard *sh = shard_of(s, i);
-        quiet = quiet && !sh->log.count && !(sh->l.version & 1);
+        quiet = quiet && !sh->log.count && !sh->log.transaction && !(sh->l.version & 1);
         store32(&sh->l.lock, 0);
     }
     store32(&p->l.lock, 0);
@@ -412,7 +411,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     /* Marking clean needs that nobody comes or writes meanwhile. */
     if (!(rc2 = lock_to_leave(s))) {
         bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
-        for (int i = 0; i < 4; i++) left |= pages_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
+        for (int i = 0; i < 4; i++) left |= reservation_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
         if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
             if (!rc) rc = checkpoint_rest(s); /* of what others wrote since */

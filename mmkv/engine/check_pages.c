@@ -32,6 +32,15 @@ static void mark_word(struct check *k, uint64_t **maps, uint64_t word, const cha
     mark(k, maps, offset, e ? e->pages : pages, what);
 }
 
+/* Of a process slot. */
+static void mark_reserved(struct check *k, uint64_t **maps, uint64_t word)
+{
+    mark_word(k, maps, word, "a reserved extent");
+    if (!(word & FMT_RESERVED_TRANSACTION)) return;
+    struct fmt_transaction *t = transaction_at(k->s, word - FMT_RESERVED_TRANSACTION);
+    for (uint32_t i = 0; t && i < t->words; i++) mark_word(k, maps, load(&transaction_words(t)[i]), "an extent of a transaction");
+}
+
 static void mark_index(struct check *k, uint64_t **maps, uint32_t shard)
 {
     struct fmt_shard *sh = shard_of(k->s, shard);
@@ -116,7 +125,7 @@ static void account_pages(struct check *k, struct account *a, uint64_t zones)
         for (uint32_t j = 0; j < FMT_SHARD_RELEASES; j++) mark_word(k, maps, shard_of(s, i)->release[j], "a released extent");
     }
     for (uint32_t i = 0; i < FMT_PROCESSES; i++)
-        for (int j = 0; j < 4; j++) mark_word(k, maps, process_of(s, i)->reserved_extent[j], "a reserved extent");
+        for (int j = 0; j < 4; j++) mark_reserved(k, maps, load_acquire(&process_of(s, i)->reserved_extent[j]));
     for (uint64_t i = 0; i < zones; i++) {
         if (zone_get(s, i, &zone)) continue;
         uint64_t free_ = 0;

@@ -42,6 +42,19 @@ static void check_word(struct check *k, const uint64_t *word, uint64_t least)
         note(k, "pages", NULL, 0, offset_of(k->s, word), "a word that should name an extent names none");
 }
 
+/* A word of a process slot: an extent for a value, or a transaction that names others. */
+static void check_reserved(struct check *k, const uint64_t *word)
+{
+    uint64_t value = load_acquire(word);
+    if (!(value & FMT_RESERVED_TRANSACTION)) {
+        check_word(k, word, 1);
+        return;
+    }
+    struct fmt_transaction *t = transaction_at(k->s, value - FMT_RESERVED_TRANSACTION);
+    if (!t) note(k, "pages", NULL, 0, offset_of(k->s, word), "a word that should name a transaction names none");
+    for (uint32_t i = 0; t && i < t->words; i++) check_word(k, &transaction_words(t)[i], 1);
+}
+
 static void check_processes(struct check *k)
 {
     for (uint32_t i = 0; i < FMT_PROCESSES; i++) {
@@ -50,7 +63,7 @@ static void check_processes(struct check *k)
         if (p->state > 1) note(k, "process", NULL, 0, at_, "a process slot is in no known state");
         for (int j = 0; j < 4; j++) {
             if (!p->state && p->reserved_extent[j]) note(k, "process", NULL, 0, at_, "a free process slot has reserved an extent");
-            check_word(k, &p->reserved_extent[j], 1);
+            check_reserved(k, &p->reserved_extent[j]);
         }
     }
 }
@@ -80,6 +93,7 @@ void check_state(struct check *k)
     for (uint32_t i = 0; i < s->shard_count; i++) {
         struct fmt_shard *sh = shard_of(s, i);
         check_lockable(k, &sh->l, &sh->log);
+        if (sh->log.transaction) note(k, "operation", NULL, 0, shard_at(i), "a transaction was left half-done");
         if (sh->epoch > control_of(s)->epoch) note(k, "counter", NULL, 0, shard_at(i), "the shard was written in an epoch to come");
         if (sh->failed) note(k, "shard", NULL, 0, shard_at(i), "the shard is marked failed: %s", strerror((int)sh->failed));
         for (uint32_t j = 0; j < FMT_SHARD_RESERVES; j++) check_word(k, &sh->reserve[j], 0);

@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | swap.c
- * wait.c | shard.c read.c scan.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | commit.c
+ * | swap.c wait.c | shard.c read.c scan.c | transaction.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
  * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
@@ -92,11 +92,12 @@ struct guard {
     mmkv_store *s;
     union {
         uint64_t holds;          /* 0: none of the following, to be known after one store */
-        struct { uint32_t held_count; bool reserved, copied; uint8_t shield; };
+        struct { uint32_t held_count; bool reserved, copied, committing; uint8_t shield; };
     };
     uint64_t fault;              /* offset in the file */
     uint64_t *reservation;       /* the word of the process slot that this call uses */
     void *scratch;               /* to be freed if the call is left by a jump */
+    struct commit *commit;       /* a transaction, which keeps account of its shards' locks itself */
     struct held { uint32_t *word; uint32_t shards; } held[8]; /* locks, in order; neighbouring shards are one entry */
 };
 /* Reading it in the handler, or on the way to every key, must neither allocate nor call. */
@@ -290,8 +291,11 @@ struct op {
     uint8_t *base;               /* what pointers usually derive from, and how far it was mapped */
     uint64_t limit;
     struct fmt_lockable *l;
-    struct fmt_log *log;
+    uint64_t *count;             /* the log: how many entries there are, the entries, how many there may be */
+    struct fmt_log_entry *entry;
+    uint64_t capacity;
     struct fmt_shard *sh;        /* NULL: the allocator */
+    uint64_t *spare, *spare_end; /* a transaction's: words for what it releases; else NULL, and the shard's own serve */
     uint64_t n;                  /* entries in the log */
     uint64_t epoch;              /* read once, after the lock was taken */
     uint32_t shard;
@@ -305,6 +309,13 @@ void distrust_memory(mmkv_store *s, int os_errno);
 int op_rollback(struct op *op);
 void op_fail(struct op *op);                         /* it can neither go on nor be undone */
 int fail_unusable(const struct fmt_shard *sh);      /* NULL: the allocator */
+static inline void op_log(struct op *op, uint64_t *count, struct fmt_log_entry *entry, uint64_t capacity)
+{
+    op->count = count;
+    op->entry = entry;
+    op->capacity = capacity;
+    op->spare = NULL;
+}
 /* Before the first store of an operation: readers now wait for op_commit (pairs with read_begin). */
 static inline void op_open(struct op *op, mmkv_store *s, struct fmt_lockable *l, struct fmt_log *log, unsigned flags)
 {
@@ -312,9 +323,9 @@ static inline void op_open(struct op *op, mmkv_store *s, struct fmt_lockable *l,
     op->limit = atomic_load_explicit(&s->mapped, memory_order_acquire);
     op->base = base_of(s);
     op->l = l;
-    op->log = log;
     op->flags = flags;
     op->changed = 0;
+    op_log(op, &log->count, log->entry, FMT_LOG_ENTRIES);
 }
 static inline void op_begin(struct op *op)
 {
@@ -325,14 +336,14 @@ static inline void op_begin(struct op *op)
 /* The one way to change shared metadata: first the old value into the log, then the count, then the store. */
 static inline void set(struct op *op, uint64_t *word, uint64_t value)
 {
-    struct fmt_log_entry *e = &op->log->entry[op->n];
+    struct fmt_log_entry *e = &op->entry[op->n];
     uint64_t offset = (uint64_t)((uint8_t *)word - op->base);
     if (unlikely(offset >= op->limit)) offset = offset_of(op->s, word);
-    assert(op->n < FMT_LOG_ENTRIES);
+    assert(op->n < op->capacity);
     store(&e->offset, offset);
     store(&e->old, *word);
     kill_fence();
-    store(&op->log->count, ++op->n);
+    store(op->count, ++op->n);
     kill_fence();
     store(word, value);
     kill_fence();
@@ -340,7 +351,7 @@ static inline void set(struct op *op, uint64_t *word, uint64_t value)
 static inline void op_commit(struct op *op)
 {
     kill_fence();
-    store_release(&op->log->count, 0);
+    store_release(op->count, 0);
     kill_fence();
     store_release(&op->l->version, op->l->version + 1); /* pairs with read_begin */
 }
@@ -404,7 +415,8 @@ int holes_punch_marked(mmkv_store *s);
 struct block { uint64_t offset, chunk; uint32_t number; }; /* chunk 0: an extent of its own, `offset` its first byte */
 uint32_t heap_class(uint64_t record_size);           /* FMT_CLASSES: too big for any */
 bool heap_alone(const struct fmt_shard *sh, uint64_t record_size);
-int heap_ready(struct op *op, uint32_t class_);      /* make sure a block can be taken */
+bool heap_single(const struct fmt_shard *sh, uint32_t class_, uint32_t more);
+int heap_ready(struct op *op, uint32_t class_, uint32_t blocks); /* make sure that so many can be taken */
 int heap_take(struct op *op, uint32_t class_, struct block *block); /* the next free one; marks it used */
 int heap_locate(mmkv_store *s, uint32_t shard, uint64_t record, struct block *block, struct fmt_epochs **epochs,
                 struct fmt_chunk **chunk);
@@ -436,6 +448,7 @@ struct place {                   /* where an entry is, or would go */
 int index_find(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *key, size_t key_length,
                struct place *place);
 int index_room(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, struct place *place); /* MMKV_FULL: split first */
+bool index_roomy(mmkv_store *s, uint64_t table, uint32_t more); /* is there likely room for so many? */
 int index_split(struct op *op, uint64_t hash);
 int index_merge(struct op *op, uint64_t hash);
 int index_reset(struct op *op);
@@ -489,6 +502,12 @@ struct draft {
     uint64_t *reservation;       /* an extent of its own: where it is noted, and where it is */
     uint64_t extent;
 };
+int draft_begin(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
+                size_t value_length, unsigned flags);
+int draft_fill(mmkv_store *s, const struct draft *d);
+int draft_place(struct op *op, const struct draft *d, uint64_t *record, uint32_t *sum);
+int draft_link(struct op *op, const struct draft *d, const struct place *p, bool found, uint64_t record, uint32_t sum);
+int unlink_at(struct op *op, uint64_t hash, const struct place *p);
 int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
                size_t value_length, unsigned flags);
 int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags);
@@ -515,6 +534,29 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
 int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
 void shard_roll(struct op *op);                      /* counters: begin op->epoch */
 int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
+
+/* ---- swap.c ---- */
+int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
+                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same);
+
+/* ---- transaction.c ---- */
+struct fmt_transaction *transaction_at(mmkv_store *s, uint64_t offset);
+static inline uint64_t *transaction_words(struct fmt_transaction *t) { return (uint64_t *)(void *)(t + 1); }
+int transaction_take(mmkv_store *s, uint64_t words, uint64_t segments, uint64_t entries, uint64_t **word,
+                     uint64_t *offset, struct fmt_transaction **transaction, unsigned flags);
+void transaction_segment(struct fmt_transaction *t, uint32_t number, uint32_t shard, uint64_t before, uint32_t capacity);
+void transaction_begin(struct op *op, struct fmt_transaction *t, uint64_t offset, uint32_t number);
+void transaction_mark(struct fmt_transaction *t);
+void transaction_end(struct op *op);
+int transaction_undo(struct op *op);                 /* whatever a locked shard has under way */
+int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags);
+
+/* ---- commit.c ---- */
+struct commit;
+/* After a fault: the lock that was taken last, NULL if none is left; undo or complete what its shard has under way. */
+uint32_t *commit_last(const struct commit *c);
+int commit_settle(struct commit *c);
+void commit_forget(struct commit *c);
 
 /* ---- record.c ---- */
 struct seal { uint64_t word, expiry; uint32_t sum; }; /* of a record: what its checksum covers besides key and value */

@@ -167,12 +167,12 @@ static void operation_of(mmkv_store *s, const uint32_t *word, struct op *op)
 
 static int undo(struct op *op)
 {
-    return load(op->sh ? &op->sh->failed : &allocator_of(op->s)->failed) ? 0 : op->sh ? op_rollback(op) : pages_undo(op);
+    return load(op->sh ? &op->sh->failed : &allocator_of(op->s)->failed) ? 0 : op->sh ? transaction_undo(op) : pages_undo(op);
 }
 
 static int give_up(struct op *op)
 {
-    if (load(&op->log->count) || load(&op->l->version) & 1) op_fail(op);
+    if (load(op->count) || load(&op->l->version) & 1 || (op->sh && load(&op->sh->log.transaction))) op_fail(op);
     return 0;
 }
 
@@ -181,13 +181,6 @@ static int let_go(mmkv_store *s, uint32_t *word)
     if (leads(s, word)) checkpoint_unlock(s);
     else lock_clear(word);
     return 0;
-}
-
-/* An extent that a value was to have: published (1), or given back. */
-static int drop_reservation(mmkv_store *s, uint64_t *word)
-{
-    if (load(word) == 1) store_release(word, 0);
-    return pages_give(s, word, 0);
 }
 
 /* Each step in a guard of its own: it touches the map, whose pages may be gone. A guard there holds fewer locks than this
@@ -206,7 +199,12 @@ static void unwind(struct guard *g)
         GUARDED(s, let_go(s, word));
         if (!--last->shards) g->held_count--;
     }
-    if (g->reserved) GUARDED(s, drop_reservation(s, g->reservation)); /* if not, whoever settles the slot does it */
+    for (uint32_t *word; g->committing && (word = commit_last(g->commit)); commit_forget(g->commit)) {
+        operation_of(s, word, &op);
+        if (GUARDED(s, commit_settle(g->commit))) GUARDED(s, give_up(&op));
+        GUARDED(s, let_go(s, word));
+    }
+    if (g->reserved) GUARDED(s, reservation_give(s, g->reservation, 0)); /* if not, whoever settles the slot does it */
     if (g->copied) free(g->scratch);
 }
 

@@ -123,7 +123,8 @@ struct fmt_process {
     uint32_t incarnation;      /* grows each time the slot is handed out */
     uint64_t pid;              /* for people; nothing relies on it */
     uint64_t start_ns;
-    uint64_t reserved_extent[4]; /* extents of large values being filled: offset, 0 = none, 1 = word in use */
+    uint64_t reserved_extent[4]; /* extents of large values being filled, or of transactions: offset, + FMT_RESERVED_TRANSACTION
+                                    if it is one; 0 = none, 1 = word in use */
     uint64_t reserved;
 };
 
@@ -131,8 +132,25 @@ struct fmt_process {
 struct fmt_log_entry { uint64_t offset, old; };
 struct fmt_log {
     uint64_t count;            /* 0: nothing to undo */
-    uint64_t transaction;      /* reserved for transactions over several shards */
+    uint64_t transaction;      /* of a shard: the extent of the transaction under way | its segment, which is then the log; 0 = none */
     struct fmt_log_entry entry[FMT_LOG_ENTRIES];
+};
+
+/* A transaction over any number of shards, in a heap extent that is never published: this header, `words` words, `segments`
+ * segments, their entries. Volatile; named by a process slot's reserved_extent as long as it exists. */
+struct fmt_transaction {
+    uint8_t magic[8];          /* "mmkvTRAN" */
+    uint64_t committed;        /* 1: it has happened, in all its shards; 0: it has not */
+    uint32_t words;            /* extents for its values (1 = published), then what it releases; 0 = none */
+    uint32_t segments;
+};
+#define FMT_TRANSACTION_MAGIC "mmkvTRAN"
+#define FMT_RESERVED_TRANSACTION 2u
+struct fmt_segment {           /* the undo log of one of its shards */
+    uint64_t count;            /* as in fmt_log */
+    uint64_t entries;          /* where its fmt_log_entry's begin, from the start of the extent */
+    uint32_t capacity;         /* how many there is room for */
+    uint32_t shard;
 };
 
 /* What a shard and the page allocator have in common. */
@@ -358,6 +376,16 @@ FMT_SIZE(fmt_log, 5632);
 FMT_AT(fmt_log, count, 0);
 FMT_AT(fmt_log, transaction, 8);
 FMT_AT(fmt_log, entry, 16);
+FMT_SIZE(fmt_transaction, 24);
+FMT_AT(fmt_transaction, magic, 0);
+FMT_AT(fmt_transaction, committed, 8);
+FMT_AT(fmt_transaction, words, 16);
+FMT_AT(fmt_transaction, segments, 20);
+FMT_SIZE(fmt_segment, 24);
+FMT_AT(fmt_segment, count, 0);
+FMT_AT(fmt_segment, entries, 8);
+FMT_AT(fmt_segment, capacity, 16);
+FMT_AT(fmt_segment, shard, 20);
 FMT_SIZE(fmt_lockable, 16);
 FMT_AT(fmt_lockable, lock, 0);
 FMT_AT(fmt_lockable, waiting, 4);

@@ -23,14 +23,15 @@ uint32_t heap_class(uint64_t size)
 }
 
 /* Should a record have an extent of its own? The larger classes do until a shard has several records of the class, so
- * that a few of them do not cost a chunk each. */
-bool heap_alone(const struct fmt_shard *sh, uint64_t size)
+ * that a few of them do not cost a chunk each. `more` are about to have one. */
+bool heap_single(const struct fmt_shard *sh, uint32_t c, uint32_t more)
 {
-    uint32_t c = heap_class(size);
     if (c >= FMT_CLASSES) return true;
-    return c >= SINGLES_FROM_CLASS && !load(&sh->class_[c].available) && load32(&sh->class_[c].singles) < SINGLES_MAX
+    return c >= SINGLES_FROM_CLASS && !load(&sh->class_[c].available) && load32(&sh->class_[c].singles) + more < SINGLES_MAX
         && !load32(&sh->class_[c].pages);
 }
+
+bool heap_alone(const struct fmt_shard *sh, uint64_t size) { return heap_single(sh, heap_class(size), 0); }
 
 /* A chunk of a shard at an offset that the file named. */
 struct fmt_chunk *chunk_at(mmkv_store *s, uint64_t offset, uint32_t shard)
@@ -189,20 +190,45 @@ static int add_chunk(struct op *op, uint32_t class_)
     return op_end(op, list_place(op, c, offset));
 }
 
-/* After this a block of the class is free: one that was, one whose death has become durable, or one of a new chunk. */
-int heap_ready(struct op *op, uint32_t class_)
+/* Are there so many free blocks of a class? Every chunk in the list has one. */
+static bool has_blocks(struct op *op, uint32_t class_, uint32_t blocks, int *rc)
+{
+    uint32_t found = 0;
+    *rc = 0;
+    for (uint64_t offset = op->sh->class_[class_].available; offset && found < blocks;) {
+        const struct fmt_chunk *c = chunk_at(op->s, offset, op->shard);
+        if (!c || c->class_ != class_ || !c->free) {
+            *rc = c ? fail(MMKV_CORRUPT, offset, "a chunk listed as available has no free block") : MMKV_CORRUPT;
+            return false;
+        }
+        found += c->free;
+        offset = c->next;
+    }
+    return found >= blocks;
+}
+
+/* One block more: one whose death has become durable, or one of a new chunk. */
+static int more_blocks(struct op *op, uint32_t class_)
 {
     struct fmt_class *k = &op->sh->class_[class_];
-    if (likely(k->available)) return 0;
+    uint64_t had = k->available;
     if (k->waiting) {
         struct fmt_chunk *c = chunk_at(op->s, k->waiting, op->shard);
         if (!c) return MMKV_CORRUPT;
         if (c->waiting_epoch <= load_acquire(&control_of(op->s)->durable)) {
             int rc = harvest(op, k->waiting);
-            if (rc || k->available) return rc;
+            if (rc || k->available != had) return rc;
         }
     }
     return add_chunk(op, class_);
+}
+
+int heap_ready(struct op *op, uint32_t class_, uint32_t blocks)
+{
+    int rc = 0;
+    if (blocks == 1) return likely(op->sh->class_[class_].available) ? 0 : more_blocks(op, class_);
+    while (!has_blocks(op, class_, blocks, &rc) && !rc) rc = more_blocks(op, class_);
+    return rc;
 }
 
 int heap_take(struct op *op, uint32_t class_, struct block *block)
@@ -267,6 +293,7 @@ int heap_locate(mmkv_store *s, uint32_t shard, uint64_t record, struct block *bl
 
 static uint64_t *release_word(struct op *op)
 {
+    if (op->spare) return op->spare < op->spare_end ? op->spare++ : NULL;
     for (uint32_t i = 0; i < FMT_SHARD_RELEASES; i++)
         if (!op->sh->release[i]) return &op->sh->release[i];
     return NULL;

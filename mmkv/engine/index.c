@@ -448,6 +448,13 @@ static int publish(struct op *op, uint64_t from, uint64_t count, uint64_t low, u
     return shard_finish(op);
 }
 
+/* Tables have room for a new entry up to some seven eighths, by experience; never for certain. */
+bool index_roomy(mmkv_store *s, uint64_t table, uint32_t more)
+{
+    const struct fmt_table *t = table ? table_at(s, table) : NULL;
+    return t && table_count(t) + more <= FMT_TABLE_ENTRIES * 3 / 4;
+}
+
 /* Split the table of a hash in two, both built aside. */
 int index_split(struct op *op, uint64_t hash)
 {

@@ -95,6 +95,18 @@ static const struct entry entries[] = {
     FIELD(fmt_log, transaction),
     FIELD(fmt_log, entry),
 
+    SIZE(fmt_transaction),
+    FIELD(fmt_transaction, magic),
+    FIELD(fmt_transaction, committed),
+    FIELD(fmt_transaction, words),
+    FIELD(fmt_transaction, segments),
+
+    SIZE(fmt_segment),
+    FIELD(fmt_segment, count),
+    FIELD(fmt_segment, entries),
+    FIELD(fmt_segment, capacity),
+    FIELD(fmt_segment, shard),
+
     SIZE(fmt_allocator),
     FIELD(fmt_allocator, l),
     FIELD(fmt_allocator, zone_count),

@@ -120,12 +120,12 @@ int fail_unusable(const struct fmt_shard *sh)
  * Then make the version the next even number (R4: it never goes back). */
 int op_rollback(struct op *op)
 {
-    uint64_t count = load(&op->log->count);
-    if (count > FMT_LOG_ENTRIES) count = 0; /* not a log we wrote */
+    uint64_t count = load(op->count);
+    if (count > op->capacity) count = 0; /* not a log we wrote */
     if (count && !(op->l->version & 1)) store(&op->l->version, op->l->version + 1);
     atomic_thread_fence(memory_order_release);
     for (uint64_t i = count; i-- > 0;) {
-        uint64_t offset = load(&op->log->entry[i].offset), old = load(&op->log->entry[i].old);
+        uint64_t offset = load(&op->entry[i].offset), old = load(&op->entry[i].old);
         uint64_t *word = offset % 8 || offset < FMT_CONTROL_AT ? NULL : at(op->s, offset, 8);
         if (unlikely(!word)) {
             op_fail(op); /* the log is kept: nothing in it may be lost */
@@ -134,7 +134,7 @@ int op_rollback(struct op *op)
         if (load(word) != old) store(word, old); /* a page that had no room for the store has none for this one either */
         kill_fence();
     }
-    store_release(&op->log->count, 0);
+    store_release(op->count, 0);
     kill_fence();
     if (op->l->version & 1) store_release(&op->l->version, op->l->version + 1);
     return 0;

@@ -35,7 +35,8 @@ enum mmkv_code {
     MMKV_FILE_SYSTEM = 19,   /* the file lies where processes may not share it, or space may not stay reserved */
     MMKV_RANGE = 20,         /* a counter would leave the range of 64 bits */
     MMKV_NOT_A_NUMBER = 21,  /* a counter's value is not 8 bytes long */
-    MMKV_TIMEOUT = 22        /* nothing has changed in the time given */
+    MMKV_TIMEOUT = 22,       /* nothing has changed in the time given */
+    MMKV_CONFLICT = 23       /* what a transaction has read has been changed since */
 };
 
 typedef struct mmkv_store mmkv_store;
@@ -141,6 +142,17 @@ int mmkv_wait(mmkv_store *store, uint64_t hash, const void *key, size_t key_leng
  * open, in a process that lives. */
 int mmkv_me(mmkv_store *store, uint32_t *handle, uint64_t *start_ns);
 int mmkv_alive(mmkv_store *store, uint32_t handle, uint64_t start_ns, int *alive);
+/* A key of a transaction, with its hash: as it was read, or what is to be written. `value` NULL stands for "absent". */
+typedef struct mmkv_item {
+    uint64_t hash;
+    const void *key, *value;
+    size_t key_length, value_length;
+} mmkv_item;
+enum mmkv_limit { MMKV_ITEMS_MAX = 0xffffff };
+/* Everything that is to be written is, at one moment at which everything that was read is as it was; or nothing is, and the
+ * code says why: MMKV_CONFLICT when something was not. Each key comes at most once in `writes`, and once in `reads`. */
+int mmkv_commit(mmkv_store *store, const mmkv_item *reads, size_t read_count, const mmkv_item *writes, size_t write_count,
+                unsigned flags);
 /* Remove every record, shard by shard (bounded steps, not one atomic one). */
 int mmkv_clear(mmkv_store *store);
 /* Live records; exact when nobody writes. */

@@ -395,7 +395,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     zone_format(&zone);
     struct fmt_zone_state *state = zone_state_of(s, p->zone_count);
     uint32_t free_ = (uint32_t)(want - zone.first);
-    op_open(a, s, a->l, a->log, a->flags);
+    op_open(a, s, &p->l, &p->log, a->flags);
     begin(a);
     set(a, WORD(state->free), pair(free_, (uint32_t)want));
     set(a, WORD(state->hint), pair((uint32_t)zone.first, 0));
@@ -525,7 +525,10 @@ int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
                 guard_top->reservation = *word;
                 guard_top->reserved = true;
                 int rc = pages_take(s, FMT_ZONE_HEAP, &pages, 0, *word, offset, flags);
-                if (rc) store_release(*word, 0);
+                if (rc) {
+                    guard_top->reserved = false;
+                    store_release(*word, 0);
+                }
                 return rc;
             }
         }

@@ -83,7 +83,9 @@ static void roll_back(mmkv_store *s)
         struct op op;
         struct fmt_shard *sh = shard_of(s, i);
         op_open(&op, s, &sh->l, &sh->log, 0);
-        if (sh->log.count) op_rollback(&op);
+        op.sh = sh;
+        op.shard = i;
+        if (sh->log.count || sh->log.transaction) transaction_undo(&op);
     }
 }
 

@@ -13,7 +13,7 @@ enum { SPREAD = 7 };
 static int settle(struct op *op)
 {
     struct op a;
-    int rc = load(&op->sh->failed) ? fail_unusable(op->sh) : op_rollback(op);
+    int rc = load(&op->sh->failed) ? fail_unusable(op->sh) : transaction_undo(op);
     if (rc) return rc;
     /* The dead one may have died in the allocator too, where a rollback may bring a reserve or release word back. */
     if (!(rc = pages_lock(op->s, &a, 0))) pages_unlock(&a);
@@ -165,6 +165,30 @@ static int place_in_extent(struct op *op, const struct draft *d, uint64_t *recor
     return 0;
 }
 
+int draft_place(struct op *op, const struct draft *d, uint64_t *record, uint32_t *sum)
+{
+    return d->reservation ? place_in_extent(op, d, record, sum) : place_in_block(op, d, heap_class(d->size), record, sum);
+}
+
+/* Make a record that was placed the key's, in place of what was there. */
+int draft_link(struct op *op, const struct draft *d, const struct place *p, bool found, uint64_t record, uint32_t sum)
+{
+    uint64_t bytes = d->key_length + d->value_length, old_size;
+    const struct fmt_record *r;
+    store(&op->sh->written, op->sh->written + d->size);
+    if (!found) {
+        index_insert(op, d->hash, p, record);
+        account(op, 1, sum, bytes);
+        return 0;
+    }
+    if (!record_of(op->s, p->record, &r, &old_size)) return record_damaged(op->s, p->record, NULL, 0);
+    uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
+    index_replace(op, d->hash, p, record);
+    int rc = heap_kill(op, p->record);
+    if (likely(!rc)) account(op, 0, sum - old_sum, bytes - old_bytes);
+    return rc;
+}
+
 /* After the commit the operation is done, whatever becomes of what it released: that is tried again later. */
 static int finish(struct op *op)
 {
@@ -181,40 +205,30 @@ static int ready(struct op *op)
 /* Store what was drafted: at the place where the key was found or, if it was not, at one that is made. */
 int put_at(struct op *op, struct draft *d, struct place *p, bool found)
 {
-    mmkv_store *s = op->s;
-    uint64_t record = 0, old = 0, old_size = 0;
+    uint64_t record = 0;
     uint32_t sum = 0;
-    const struct fmt_record *r = NULL;
-    uint32_t class_ = d->reservation ? FMT_CLASSES : heap_class(d->size);
     int rc;
-    if (found) {
-        old = p->record;
-        if (!record_of(s, old, &r, &old_size)) return record_damaged(s, old, NULL, 0);
-    } else {
-        while ((rc = index_room(s, op->sh, d->hash, p)) == MMKV_FULL)
+    if (!found) {
+        while ((rc = index_room(op->s, op->sh, d->hash, p)) == MMKV_FULL)
             if ((rc = index_split(op, d->hash))) return rc;
         if (rc) return rc;
     }
-    if (!d->reservation && (rc = heap_ready(op, class_))) return rc;
+    if (!d->reservation && (rc = heap_ready(op, heap_class(d->size), 1))) return rc;
     if ((rc = ready(op))) return rc;
     op_begin(op);
     shard_roll(op);
-    rc = d->reservation ? place_in_extent(op, d, &record, &sum) : place_in_block(op, d, class_, &record, &sum);
+    if (!(rc = draft_place(op, d, &record, &sum))) rc = draft_link(op, d, p, found, record, sum);
     if (unlikely(rc)) return op_end(op, rc);
-    uint64_t bytes = d->key_length + d->value_length;
-    if (old) {
-        uint64_t old_sum = r->checksum, old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);
-        index_replace(op, d->hash, p, record);
-        if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);
-        account(op, 0, sum - old_sum, bytes - old_bytes);
-    } else {
-        index_insert(op, d->hash, p, record);
-        account(op, 1, sum, bytes);
-    }
-    store(&op->sh->written, op->sh->written + d->size);
     op_commit(op);
+<<<<<<< HEAD
     if (unlikely(d->reservation)) store_release(d->reservation, 0);
     shard_changed(op, d->hash);
+=======
+    if (unlikely(d->reservation)) {
+        guard_top->reserved = false; /* first: another thread may have the word at once */
+        store_release(d->reservation, 0);
+    }
+>>>>>>> 31a9cad (Engine: transactions over any keys and shards)
     return finish(op);
 }
 
@@ -228,12 +242,9 @@ int put_locked(struct op *op, struct draft *d, unsigned flags)
     return put_at(op, d, &p, !rc);
 }
 
-/* An extent of its own for a value: taken and filled with no shard locked. */
-static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
+/* Write what is to have an extent of its own into it, with no shard locked. */
+int draft_fill(mmkv_store *s, const struct draft *d)
 {
-    if ((flags & MMKV_NO_WAIT) && d->size > COPY_MAX_UNDER_LOCK) return MMKV_WOULD_BLOCK;
-    int rc = pages_take_alone(s, pages_of(d->size), &d->reservation, &d->extent, flags);
-    if (rc) { d->reservation = NULL; return rc; }
     uint8_t *p = at(s, d->extent, pages_of(d->size) * FMT_PAGE);
     if (!p) return fail(MMKV_CORRUPT, d->extent, "the allocator gave an extent outside the file");
     atomic_thread_fence(memory_order_release); /* R31 */
@@ -241,9 +252,18 @@ static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
     return 0;
 }
 
-/* All of a new record that can be made before any lock: its checksum and, for a large value, an extent with it in. */
-int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
-               size_t value_length, unsigned flags)
+/* An extent of its own for a value: taken and filled with no shard locked. */
+static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
+{
+    if ((flags & MMKV_NO_WAIT) && d->size > COPY_MAX_UNDER_LOCK) return MMKV_WOULD_BLOCK;
+    int rc = pages_take_alone(s, pages_of(d->size), &d->reservation, &d->extent, flags);
+    if (rc) { d->reservation = NULL; return rc; }
+    return draft_fill(s, d);
+}
+
+/* The beginning of every draft: what can be made of a new record before any lock, but for an extent. */
+int draft_begin(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
+                size_t value_length, unsigned flags)
 {
     *d = (struct draft){ .key = key, .value = value, .key_length = key_length, .value_length = value_length, .hash = hash,
                          .word = key_length | (uint64_t)value_length << 24, .size = FMT_RECORD_HEADER + key_length + value_length };
@@ -255,6 +275,15 @@ int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, s
     if (unlikely(rc)) return rc;
     shard_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
     d->sum = record_sum(hash, d->word, 0, value, value_length);
+    return 0;
+}
+
+/* With, for a large value, an extent with it in. */
+int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
+               size_t value_length, unsigned flags)
+{
+    int rc = draft_begin(s, d, hash, key, key_length, value, value_length, flags);
+    if (unlikely(rc)) return rc;
     return unlikely(heap_alone(shard_of(s, fmt_shard_of(hash, s->shard_bits)), d->size)) ? fill_extent(s, d, flags) : 0;
 }
 
@@ -281,22 +310,29 @@ int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
     return unlikely(rc2) ? rc2 : rc;
 }
 
-/* Remove the record at a place: one operation. */
-int remove_at(struct op *op, uint64_t hash, const struct place *p)
+/* Take the record at a place out, as a part of an operation. */
+int unlink_at(struct op *op, uint64_t hash, const struct place *p)
 {
     const struct fmt_record *r;
     uint64_t size;
     if (!record_of(op->s, p->record, &r, &size)) return record_damaged(op->s, p->record, NULL, 0);
     uint64_t sum = r->checksum, bytes = size - (uint64_t)(record_key(r) - (const uint8_t *)r);
+    store(&op->sh->written, op->sh->written + sizeof(struct fmt_epochs));
+    index_remove(op, hash, p);
+    int rc = heap_kill(op, p->record);
+    if (likely(!rc)) account(op, -1, 0 - sum, 0 - bytes);
+    return rc;
+}
+
+/* Remove the record at a place: one operation. */
+int remove_at(struct op *op, uint64_t hash, const struct place *p)
+{
     int rc = ready(op);
     if (rc) return rc;
     op_begin(op);
     shard_roll(op);
-    index_remove(op, hash, p);
-    rc = heap_kill(op, p->record);
+    rc = unlink_at(op, hash, p);
     if (unlikely(rc)) return op_end(op, rc);
-    account(op, -1, 0 - sum, 0 - bytes);
-    store(&op->sh->written, op->sh->written + sizeof(struct fmt_epochs));
     op_commit(op);
     shard_changed(op, hash);
     return finish(op);

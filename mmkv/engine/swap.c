@@ -5,8 +5,8 @@ enum { SWAP_TRIES = 32 };        /* of a counter, before one that holds the GIL 
 
 /* Is the value of a key, in a locked shard, the expected one? A long one was compared before the lock was taken and is only
  * recognised. MMKV_WOULD_BLOCK: it is another one since, to be compared anew. */
-static int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
-                          size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same)
+int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
+                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same)
 {
     struct seal seal;
     size_t length;
