@@ -823,6 +823,33 @@ class Hot:
         finally:
             self._leave()
 
+    # ---- transactions ----
+
+    def _commit(self, reads: dict[bytes, bytes | None], writes: dict[bytes, bytes | None], /) -> bool:
+        """Write everything, None standing for "absent", at a moment at which everything read is as it was; else False."""
+        items = ffi.new("mmkv_item[]", len(reads) + len(writes))
+        owners = []  # what keeps the bytes where they are
+        handle = self._inside()
+        try:
+            for item, (key, value) in zip(items, [*reads.items(), *writes.items()], strict=True):
+                owners.append(name := ffi.from_buffer(key))
+                item.hash = lib.mmkv_hash(handle, name, len(key))
+                item.key, item.key_length = name, len(key)
+                if value is not None:
+                    owners.append(data := ffi.from_buffer(value))
+                    item.value, item.value_length = data, len(value)
+            written = items + len(reads)
+            while (code := lib.mmkv_commit(handle, items, len(reads), written, len(writes), 0)) == lib.MMKV_INTERRUPTED:
+                pass
+            if code == lib.MMKV_CONFLICT:
+                return False
+            self._check(code)
+            if writes:
+                self._wrote(handle)
+            return True
+        finally:
+            self._leave()
+
     # ---- iteration ----
 
     def _scan(self, cursor: int, with_values: bool, /) -> tuple[int, list[Any]]:

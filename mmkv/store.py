@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from mmkv import _lifetime
 from mmkv._base import Hot
@@ -18,6 +18,9 @@ from mmkv.stats import Problem, Report, Stats
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from mmkv._transaction import Transaction
+
+T = TypeVar("T")
 Mode = Literal["r", "w", "c", "n", "p"]
 Sync = Literal["manual", "close", "always"] | float
 
@@ -267,6 +270,81 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         finally:
             self._leave()
         return bool(alive[0])
+
+    # ---- transactions ----
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction: a view of the store whose changes happen all at once at the end of a `with`, or not at all.
+
+        What it reads is looked at again at the end: the transaction counts as one step in which all of it was read and
+        written, or raises ConflictError. An exception inside the `with` ends it, and nothing has happened.
+
+        Returns:
+            A `Transaction`, to be used as a context manager.
+
+        Raises:
+            ConflictError: from the end of the `with`: a key that it read has been changed since by somebody else, and
+                nothing has happened. `atomically` tries again by itself.
+            StoreFullError: from the end of the `with`: there is no room, and nothing has happened.
+            LockTimeoutError: from the end of the `with`: a live process has kept a key's shard, and nothing has happened.
+            ReadOnlyError: from the first change: the store is open for reading.
+            ClosedError: the store is closed.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> directory = tempfile.TemporaryDirectory()
+            >>> db = mmkv.open(os.path.join(directory.name, "store"))
+            >>> db.update({b"anna": b"100", b"bert": b"0"})
+            >>> with db.transaction() as t:
+            ...     t[b"anna"] = b"%d" % (int(t[b"anna"]) - 30)
+            ...     t[b"bert"] = b"%d" % (int(t[b"bert"]) + 30)
+            >>> sorted(db.items())
+            [(b'anna', b'70'), (b'bert', b'30')]
+            >>> db.close(); directory.cleanup()
+        """
+        if self.closed:
+            raise ClosedError(f"{self._path}: the store is closed")
+        from mmkv._transaction import Transaction
+
+        return Transaction(self)
+
+    def atomically(self, function: Callable[[Transaction], T], *, attempts: int | None = None) -> T:
+        """Run a function in a transaction, again and again until no other has come in between.
+
+        It has to bear being run several times: what it does outside the transaction it does each time. What it reads in
+        an attempt that is to fail need not fit together; an exception that it raises then is not passed on.
+
+        Args:
+            function: called with the `Transaction`.
+            attempts: how often to try; None for no limit. Each attempt fails only because another transaction, or
+                another change, was made: of all who try, somebody always gets on.
+
+        Returns:
+            What the function returned in the attempt that happened.
+
+        Raises:
+            ConflictError: no attempt of `attempts` succeeded. Nothing has happened.
+            Exception: what the function raises; nothing has happened. And what `transaction` may raise besides.
+
+        Example:
+            >>> import mmkv, os, tempfile
+            >>> def draw(t):
+            ...     left = int(t[b"left"]) - 1
+            ...     t[b"left"] = b"%d" % left
+            ...     return left
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     with mmkv.open(os.path.join(directory, "store")) as db:
+            ...         db[b"left"] = b"10"
+            ...         db.atomically(draw)
+            9
+        """
+        if attempts is not None and attempts < 1:
+            raise ValueError(f"attempts is a positive number or None, not {attempts!r}")
+        if self.closed:
+            raise ClosedError(f"{self._path}: the store is closed")
+        from mmkv._transaction import run
+
+        return run(self, function, attempts)
 
     # ---- durability, figures, checks ----
 

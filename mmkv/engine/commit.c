@@ -170,7 +170,13 @@ static int look_again(struct commit *c)
 
 static void unlock_all(struct commit *c)
 {
-    for (; c->locked; c->locked--) lock_clear(&c->part[c->locked - 1].op.sh->l.lock);
+    while (c->locked) {
+        struct op *op = &c->part[c->locked - 1].op;
+        lock_clear(&op->l->lock);
+        c->locked--;
+        kill_fence();
+        wake_waiting(op);
+    }
 }
 
 /* Ascending, so that no two wait for each other; the guard of this call gets to know them through `locked`, being made for

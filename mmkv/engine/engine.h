@@ -478,6 +478,13 @@ static inline void fence_after_unlock(void)
 #endif
 }
 
+/* Once the lock has been let go. */
+static inline void wake_waiting(const struct op *op)
+{
+    fence_after_unlock(); /* pairs with the fence in shard_wait */
+    if (unlikely(load32(&op->l->waiting) & op->changed)) shard_wake(op->l, op->changed);
+}
+
 /* ---- read.c ---- */
 int read_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
               size_t *value_length, unsigned flags, struct place *p, uint64_t *link);

@@ -1,5 +1,6 @@
 /* hot.c: the native base class of Store: the type, errors, arguments, closing. hot_keys.c has the operations on one
- * key, hot_swap.c those that depend on what is there, hot_many.c those on many; no other C file knows Python.
+ * key, hot_swap.c those that depend on what is there, hot_many.c those on many, hot_commit.c the end of transactions; no
+ * other C file knows Python.
  *
  * One call of a mapping operation is one native call, without a Python frame. It is the limited API only (3.11), so one
  * build serves every later CPython. mmkv/_reference.py has the same class over cffi; what one does the other does, and
@@ -288,6 +289,7 @@ static PyMethodDef hot_methods[] = {
     {"delete_many", hot_delete_many, METH_O, DOC_delete_many},
     {"clear", hot_clear, METH_NOARGS, DOC_clear},
     {"_scan", FAST(hot_scan), METH_FASTCALL, DOC__scan},
+    {"_commit", FAST(hot_commit), METH_FASTCALL, DOC__commit},
     {"_attach", FAST(hot_attach), METH_FASTCALL, DOC__attach},
     {"_enter", hot_enter, METH_NOARGS, DOC__enter},
     {"_leave", hot_leave, METH_NOARGS, DOC__leave},

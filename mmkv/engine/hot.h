@@ -52,7 +52,7 @@ void finish_deferred(struct hot *h);
 int interrupted(int code);
 int sync_now(struct hot *h);
 
-/* ---- hot_keys.c, hot_swap.c and hot_many.c ---- */
+/* ---- hot_keys.c, hot_swap.c, hot_many.c and hot_commit.c ---- */
 
 int get_bytes(struct hot *h, uint64_t hash, const struct span *k, PyObject **value);
 PyObject *hot_subscript(PyObject *self, PyObject *key);
@@ -74,6 +74,7 @@ PyObject *hot_get_many(PyObject *self, PyObject *keys);
 PyObject *hot_put_many(PyObject *self, PyObject *source);
 PyObject *hot_delete_many(PyObject *self, PyObject *keys);
 PyObject *hot_clear(PyObject *self, PyObject *ignored);
+PyObject *hot_commit(PyObject *self, PyObject *const *args, Py_ssize_t n);
 PyObject *hot_scan(PyObject *self, PyObject *const *args, Py_ssize_t n);
 
 /* ---- arguments ---- */

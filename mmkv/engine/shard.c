@@ -43,8 +43,7 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
 void shard_unlock(struct op *op)
 {
     unlock_word(op->s, &op->l->lock);
-    fence_after_unlock(); /* pairs with the fence in shard_wait */
-    if (unlikely(load32(&op->l->waiting) & op->changed)) shard_wake(op->l, op->changed);
+    wake_waiting(op);
 }
 
 /* After a commit: hand back what the operation released. Killed before: whoever takes over does it. */
@@ -176,6 +175,7 @@ int draft_link(struct op *op, const struct draft *d, const struct place *p, bool
     uint64_t bytes = d->key_length + d->value_length, old_size;
     const struct fmt_record *r;
     store(&op->sh->written, op->sh->written + d->size);
+    shard_changed(op, d->hash);
     if (!found) {
         index_insert(op, d->hash, p, record);
         account(op, 1, sum, bytes);
@@ -220,15 +220,10 @@ int put_at(struct op *op, struct draft *d, struct place *p, bool found)
     if (!(rc = draft_place(op, d, &record, &sum))) rc = draft_link(op, d, p, found, record, sum);
     if (unlikely(rc)) return op_end(op, rc);
     op_commit(op);
-<<<<<<< HEAD
-    if (unlikely(d->reservation)) store_release(d->reservation, 0);
-    shard_changed(op, d->hash);
-=======
     if (unlikely(d->reservation)) {
         guard_top->reserved = false; /* first: another thread may have the word at once */
         store_release(d->reservation, 0);
     }
->>>>>>> 31a9cad (Engine: transactions over any keys and shards)
     return finish(op);
 }
 
@@ -318,6 +313,7 @@ int unlink_at(struct op *op, uint64_t hash, const struct place *p)
     if (!record_of(op->s, p->record, &r, &size)) return record_damaged(op->s, p->record, NULL, 0);
     uint64_t sum = r->checksum, bytes = size - (uint64_t)(record_key(r) - (const uint8_t *)r);
     store(&op->sh->written, op->sh->written + sizeof(struct fmt_epochs));
+    shard_changed(op, hash);
     index_remove(op, hash, p);
     int rc = heap_kill(op, p->record);
     if (likely(!rc)) account(op, -1, 0 - sum, 0 - bytes);
@@ -334,7 +330,6 @@ int remove_at(struct op *op, uint64_t hash, const struct place *p)
     rc = unlink_at(op, hash, p);
     if (unlikely(rc)) return op_end(op, rc);
     op_commit(op);
-    shard_changed(op, hash);
     return finish(op);
 }
 
