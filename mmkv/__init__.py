@@ -2,6 +2,7 @@
 
 from mmkv._lock import Lock
 from mmkv._repair import repair, salvage
+from mmkv._transaction import Transaction
 from mmkv.errors import (
     ClosedError,
     ConflictError,
@@ -32,6 +33,7 @@ __all__ = [
     "Stats",
     "Store",
     "StoreFullError",
+    "Transaction",
     "VersionError",
     "__version__",
     "open",

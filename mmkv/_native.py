@@ -108,7 +108,7 @@ def _exception(code: int, os_errno: int, offset: int, pid: int, text: str, name:
             hint = "if all who use it are on this machine, MMKV_ANY_FILE_SYSTEM=1 in the environment allows it"
             return OSError(errno.EOPNOTSUPP, f"{text or 'its file system is not fit for a store'}; {hint}", name)
         case lib.MMKV_CONFLICT:
-            return errors.ConflictError(f"{name}: {text or 'what the transaction has read has been changed since'}; run it again")
+            return errors.ConflictError(f"{name}: {text or 'a key that was read has been changed since'}; run it again")
         case lib.MMKV_RANGE:
             return OverflowError(f"{name}: {text or 'a counter would leave the range of 64 bits'}")
         case lib.MMKV_NOT_A_NUMBER:

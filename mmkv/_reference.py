@@ -826,7 +826,7 @@ class Hot:
     # ---- transactions ----
 
     def _commit(self, reads: dict[bytes, bytes | None], writes: dict[bytes, bytes | None], /) -> bool:
-        """Write everything, None standing for "absent", at a moment at which everything read is as it was; else False."""
+        """Write everything, None standing for "absent", when all that was read is as it was; else return False."""
         items = ffi.new("mmkv_item[]", len(reads) + len(writes))
         owners = []  # what keeps the bytes where they are
         handle = self._inside()

@@ -1,8 +1,8 @@
 """Transactions: everything that is read and written in one counts as one step, or nothing of it has happened.
 
-A `Transaction` keeps what it has read and what it is to write in two dicts, in this process; nobody else sees anything of
-it. At its end both go to the engine, which looks whether everything read is as it was, and writes everything, with the
-shards of all these keys locked.
+A `Transaction` keeps what it has read and what it is to write in two dicts, in this process; nobody else sees anything
+of it. At its end both go to the engine, which looks whether everything read is as it was, and writes everything, with
+the shards of all these keys locked.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Transaction:
 
     __slots__ = ("_reads", "_state", "_store", "_writes")
 
+    __iter__ = None  # else Python would try the numbers from 0 as keys
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._state = "has not begun: it is to be used in a with statement"
@@ -70,7 +72,7 @@ class Transaction:
         if kind is not None:
             self.abort()
         elif not self._state and not self._commit():
-            raise failure(lib.MMKV_CONFLICT, 0, 0, 0, "a key that the transaction has read has been changed since", self._store.path)
+            raise failure(lib.MMKV_CONFLICT, 0, 0, 0, "", self._store.path)
 
     def abort(self) -> None:
         """End the transaction; nothing of it has happened. The rest of the `with` may not use it any more.
@@ -287,10 +289,13 @@ class Transaction:
         name = _load_key(key)
         value = self._read(name)
         if value is not None and len(value) != 8:
-            raise failure(lib.MMKV_NOT_A_NUMBER, 0, 0, 0, "", self._store.path)
-        total = change + (start if value is None else int.from_bytes(value, "little", signed=True))
+            text = f"a counter is 8 bytes long, and this value has {len(value)}"
+            raise failure(lib.MMKV_NOT_A_NUMBER, 0, 0, 0, text, self._store.path)
+        now = start if value is None else int.from_bytes(value, "little", signed=True)
+        total = now + change
         if total not in _COUNTERS:
-            raise failure(lib.MMKV_RANGE, 0, 0, 0, "", self._store.path)
+            text = f"{now} and {change} make a number beyond 64 bits"
+            raise failure(lib.MMKV_RANGE, 0, 0, 0, text, self._store.path)
         self._write(name, total.to_bytes(8, "little", signed=True))
         return total
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from mmkv import _lifetime
 from mmkv._base import Hot
 from mmkv._native import Callbacks, check, ffi, last_failure, lib
+from mmkv._transaction import Transaction, run
 from mmkv._views import Items, Keys, Values
 from mmkv.errors import ClosedError
 from mmkv.stats import Problem, Report, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-    from mmkv._transaction import Transaction
 
 T = TypeVar("T")
 Mode = Literal["r", "w", "c", "n", "p"]
@@ -274,7 +273,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
     # ---- transactions ----
 
     def transaction(self) -> Transaction:
-        """Begin a transaction: a view of the store whose changes happen all at once at the end of a `with`, or not at all.
+        """Begin a transaction: a view of the store whose changes happen together at the end of a `with`, or not at all.
 
         What it reads is looked at again at the end: the transaction counts as one step in which all of it was read and
         written, or raises ConflictError. An exception inside the `with` ends it, and nothing has happened.
@@ -286,7 +285,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             ConflictError: from the end of the `with`: a key that it read has been changed since by somebody else, and
                 nothing has happened. `atomically` tries again by itself.
             StoreFullError: from the end of the `with`: there is no room, and nothing has happened.
-            LockTimeoutError: from the end of the `with`: a live process has kept a key's shard, and nothing has happened.
+            LockTimeoutError: from the end of the `with`: a live process has kept a lock, and nothing has happened.
             ReadOnlyError: from the first change: the store is open for reading.
             ClosedError: the store is closed.
 
@@ -304,8 +303,6 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         """
         if self.closed:
             raise ClosedError(f"{self._path}: the store is closed")
-        from mmkv._transaction import Transaction
-
         return Transaction(self)
 
     def atomically(self, function: Callable[[Transaction], T], *, attempts: int | None = None) -> T:
@@ -342,8 +339,6 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             raise ValueError(f"attempts is a positive number or None, not {attempts!r}")
         if self.closed:
             raise ClosedError(f"{self._path}: the store is closed")
-        from mmkv._transaction import run
-
         return run(self, function, attempts)
 
     # ---- durability, figures, checks ----

@@ -10,8 +10,8 @@
  *     in the segment: whoever takes a shard over undoes it;
  *  7. the mark, one store: whoever takes a shard over only makes its version even;
  *  8. in each shard: version even, log.transaction = 0; unlock all; give back what was released, and the extent.
- * How full a table is can only be guessed before step 6. When it has no room, 6 is undone in all shards, that table is
- * split, and 5 comes again: each time round there is one table more. */
+ * Whether a table has room for several new entries can only be guessed before step 6. When it has none, 6 is undone in all
+ * shards, that table is split, and 5 comes again: each time round there is one table more. */
 #include <stdlib.h>
 
 #include "engine.h"
@@ -19,7 +19,7 @@
 enum {
     LOG_PER_SHARD = 8,           /* words: shard_roll stores 5 */
     LOG_PER_CHANGE = 40,         /* the most is 32: a block of a chunk that changes lists, an entry, the old record's chunk */
-    BULK = 16,                   /* with so many changes a shard's tables are split beforehand */
+    BULK = 16,                   /* so many new entries may well leave one of them without room */
     STUCK = -1                   /* a table is full */
 };
 
@@ -202,23 +202,26 @@ static int lock_all(struct commit *c)
 
 /* ---- making room ---- */
 
-/* Split the tables that are about to get more entries than they may have room for. The changes are in the order of their
- * hashes, so those of one table follow each other. */
+/* Split the tables that have no room for a new entry of theirs, or are about to get so many that one of them will find
+ * none. The changes are in the order of their hashes, so those of one table follow each other. */
 static int room_in_index(struct part *p)
 {
     mmkv_store *s = p->op.s;
     for (uint32_t i = 0, j; i < p->changes; i = j) {
         uint32_t bits = fmt_bits_of(p->change[i].d.hash, s->shard_bits), depth = 0, more = 0;
         uint64_t table;
+        int rc = 0;
         if (index_table(s, p->op.sh, bits, &table, &depth)) return fail(MMKV_CORRUPT, shard_at(p->shard), "a shard's directory is damaged");
-        for (j = i; j < p->changes && !((fmt_bits_of(p->change[j].d.hash, s->shard_bits) ^ bits) >> (FMT_DEPTH_MAX - depth)); j++) {
+        for (j = i; j < p->changes && !rc && !((fmt_bits_of(p->change[j].d.hash, s->shard_bits) ^ bits) >> (FMT_DEPTH_MAX - depth)); j++) {
             const struct draft *d = &p->change[j].d;
             struct place there;
-            more += p->change[j].keep && index_find(s, p->op.sh, d->hash, d->key, d->key_length, &there) == MMKV_NOT_FOUND;
+            if (!p->change[j].keep || index_find(s, p->op.sh, d->hash, d->key, d->key_length, &there) != MMKV_NOT_FOUND) continue;
+            more++;
+            rc = index_room(s, p->op.sh, d->hash, &there);
         }
-        if (!more || index_roomy(s, table, more)) continue;
-        int rc = index_split(&p->op, p->change[i].d.hash);
-        if (rc) return rc;
+        if (rc && rc != MMKV_FULL) return rc;
+        if (!rc && (more < BULK || index_roomy(s, table, more))) continue;
+        if ((rc = index_split(&p->op, p->change[j - 1].d.hash))) return rc;
         j = i;
     }
     return 0;
@@ -233,7 +236,7 @@ static int make_room(struct part *p)
         int rc = blocks[i] ? heap_ready(&p->op, i, blocks[i]) : 0;
         if (rc) return rc;
     }
-    return p->changes >= BULK ? room_in_index(p) : 0;
+    return room_in_index(p);
 }
 
 /* ---- storing ---- */
