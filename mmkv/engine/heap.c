@@ -190,21 +190,19 @@ static int add_chunk(struct op *op, uint32_t class_)
     return op_end(op, list_place(op, c, offset));
 }
 
-/* Are there so many free blocks of a class? Every chunk in the list has one. */
-static bool has_blocks(struct op *op, uint32_t class_, uint32_t blocks, int *rc)
+/* Are there so many free blocks of a class? Every chunk in the list has one, so that the walk ends. */
+static int has_blocks(struct op *op, uint32_t class_, uint32_t blocks, bool *has)
 {
     uint32_t found = 0;
-    *rc = 0;
     for (uint64_t offset = op->sh->class_[class_].available; offset && found < blocks;) {
         const struct fmt_chunk *c = chunk_at(op->s, offset, op->shard);
-        if (!c || c->class_ != class_ || !c->free) {
-            *rc = c ? fail(MMKV_CORRUPT, offset, "a chunk listed as available has no free block") : MMKV_CORRUPT;
-            return false;
-        }
+        if (!c) return MMKV_CORRUPT;
+        if (c->class_ != class_ || !c->free) return fail(MMKV_CORRUPT, offset, "a chunk listed as available has no free block");
         found += c->free;
         offset = c->next;
     }
-    return found >= blocks;
+    *has = found >= blocks;
+    return 0;
 }
 
 /* One block more: one whose death has become durable, or one of a new chunk. */
@@ -225,10 +223,12 @@ static int more_blocks(struct op *op, uint32_t class_)
 
 int heap_ready(struct op *op, uint32_t class_, uint32_t blocks)
 {
-    int rc = 0;
+    bool has = false;
     if (blocks == 1) return likely(op->sh->class_[class_].available) ? 0 : more_blocks(op, class_);
-    while (!has_blocks(op, class_, blocks, &rc) && !rc) rc = more_blocks(op, class_);
-    return rc;
+    for (;;) {
+        int rc = has_blocks(op, class_, blocks, &has);
+        if (rc || has || (rc = more_blocks(op, class_))) return rc;
+    }
 }
 
 int heap_take(struct op *op, uint32_t class_, struct block *block)

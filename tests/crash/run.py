@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = [HERE / name for name in ("crash.c", "world.c", "images.c")]
 COUNTERS = (
     *("images", "recovering", "cleans", "stores", "flushes", "writes", "checkpoints", "nested"),
-    *("resizes", "cuts", "punches", "full"),
+    *("resizes", "cuts", "punches", "full", "commits", "conflicts"),
     *("oldest", "newest", "random", "one_old", "one_new", "mostly_old", "mostly_new", "recent", "split"),
 )
 IMAGES_OF_A_RUN = 24

@@ -231,11 +231,115 @@ static int delete(struct world *w, uint32_t handle, uint32_t k, unsigned flags)
     return 0;
 }
 
+/* ---- transactions ---- */
+
+/* The mark that makes a transaction happen is one store, between others that are announced: so all that the model needs is
+ * to look at it before each. Nobody acts before the locks are let go, and so the epoch is still the transaction's. */
+static bool marked(mmkv_store *s)
+{
+    for (int i = 0; i < 4; i++) {
+        uint64_t word = load(&process_of(s, s->slot)->reserved_extent[i]);
+        struct fmt_transaction *t = word & FMT_RESERVED_TRANSACTION ? transaction_at(s, word - FMT_RESERVED_TRANSACTION) : NULL;
+        if (t && t->committed) return true;
+    }
+    return false;
+}
+
+void world_notice(struct world *w)
+{
+    for (uint32_t h = 0; h < HANDLES; h++) {
+        struct transaction *t = &w->transaction[h];
+        if (!t->under_way || t->happened || !marked(w->handle[h])) continue;
+        t->happened = true;
+        for (uint32_t i = 0; i < t->reads; i++)
+            if (w->now.version[t->read[i]] != t->seen[i]) wrong(w, "commit: key %u has been changed since it was read", t->read[i]);
+        changed(w, epoch_of(w->handle[h]));
+        for (uint32_t i = 0; i < t->writes; i++) w->now.version[t->write[i]] = t->version[i];
+    }
+}
+
+static uint32_t any_key(const uint32_t *others, uint32_t n)
+{
+    for (;;) {
+        uint32_t k = rig_random(setup.keys), i = 0;
+        while (i < n && others[i] != k) i++;
+        if (i == n) return k;
+    }
+}
+
+static void choose(const struct world *w, struct transaction *t, uint32_t puts_of_100)
+{
+    static int versions = 1 << 30;
+    uint32_t most = rig_random(8) ? 5 : ITEMS;
+    memset(t, 0, sizeof *t);
+    t->reads = rig_random(4);
+    t->writes = 1 + rig_random(most < setup.keys / 2 ? most : setup.keys / 2);
+    for (uint32_t i = 0; i < t->reads; i++) {
+        t->read[i] = any_key(t->read, i);
+        t->seen[i] = w->now.version[t->read[i]];
+    }
+    for (uint32_t i = 0; i < t->writes; i++) {
+        t->write[i] = any_key(t->write, i);
+        t->version[i] = rig_random(100) < puts_of_100 ? ++versions : 0;
+    }
+    t->under_way = true;
+}
+
+static void *copy_of(const void *bytes, size_t length)
+{
+    void *copy = malloc(length + 1);
+    if (!copy) abort();
+    return memcpy(copy, bytes, length);
+}
+
+static void make_items(mmkv_store *s, mmkv_item *items, const uint32_t *keys, const int *versions, uint32_t n)
+{
+    static uint8_t value[VALUE_MAX];
+    uint8_t key[KEY_ROOM];
+    for (uint32_t i = 0; i < n; i++) {
+        items[i].key_length = make_key(keys[i], key);
+        items[i].key = copy_of(key, items[i].key_length);
+        items[i].hash = mmkv_hash(s, key, items[i].key_length);
+        items[i].value_length = versions[i] ? make_value(keys[i], versions[i], value) : 0;
+        items[i].value = versions[i] ? copy_of(value, items[i].value_length) : NULL;
+    }
+}
+
+static int commit(struct world *w, uint32_t handle, uint32_t puts_of_100, unsigned flags)
+{
+    struct transaction *t = &w->transaction[handle];
+    mmkv_store *s = w->handle[handle];
+    mmkv_item items[2 * ITEMS];
+    choose(w, t, puts_of_100);
+    make_items(s, items, t->read, t->seen, t->reads);
+    make_items(s, items + t->reads, t->write, t->version, t->writes);
+    bool hurried = w->hurried;
+    w->hurried = true;
+    enter(w, handle);
+    int rc = mmkv_commit(s, items, t->reads, items + t->reads, t->writes, flags);
+    leave(w, handle);
+    w->hurried = hurried;
+    for (uint32_t i = 0; i < t->reads + t->writes; i++) {
+        free((void *)(uintptr_t)items[i].key);
+        free((void *)(uintptr_t)items[i].value);
+    }
+    t->under_way = false;
+    if (t->happened != !rc) wrong(w, "commit: code %d, and it has%s happened", rc, t->happened ? "" : " not");
+    totals.commits += !rc;
+    if (rc != MMKV_CONFLICT) return rc;
+    totals.conflicts++;
+    for (uint32_t i = 0; i < t->reads; i++)
+        if (w->now.version[t->read[i]] != t->seen[i]) return rc;
+    wrong(w, "commit: a conflict over nothing");
+}
+
 void world_change(struct world *w, uint32_t handle, unsigned flags, uint32_t puts_of_100)
 {
     uint32_t k = rig_random(setup.keys);
-    int rc = rig_random(100) < puts_of_100 ? put(w, handle, k, flags) : delete(w, handle, k, flags);
+    int rc = !rig_random(4) ? commit(w, handle, puts_of_100, flags)
+           : rig_random(100) < puts_of_100 ? put(w, handle, k, flags) : delete(w, handle, k, flags);
     totals.writes += !rc;
+    if (rc == MMKV_CONFLICT) return;
     totals.full += rc == MMKV_FULL;
     if (rc && !(rc == MMKV_FULL && setup.max_size) && !(rc == MMKV_WOULD_BLOCK && flags & MMKV_NO_WAIT))
         wrong(w, "write: code %d, %s", rc, mmkv_failure_get()->text);

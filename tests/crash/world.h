@@ -8,7 +8,7 @@
 #include "images.h"
 #include "runtime.h"
 
-enum { KEYS_MAX = 4096, HANDLES = 3, CUTS = 8, VALUE_MAX = 400000, KEY_ROOM = 2048, DEPTH_MAX = 3 };
+enum { KEYS_MAX = 4096, HANDLES = 3, CUTS = 8, VALUE_MAX = 400000, KEY_ROOM = 2048, DEPTH_MAX = 3, ITEMS = 24 };
 
 /* Chosen once for a run. */
 struct setup {
@@ -23,6 +23,14 @@ extern struct setup setup;
 /* Version of each key's value; 0: the key is not there. */
 struct state { int version[KEYS_MAX]; };
 
+/* A transaction under way: what it has read, and what it is to write. It happens with one store, when nobody may act. */
+struct transaction {
+    uint32_t reads, writes;
+    uint32_t read[ITEMS], write[ITEMS];
+    int seen[ITEMS], version[ITEMS];
+    bool under_way, happened;
+};
+
 struct world {
     struct world *parent;        /* whose image it began as; NULL: the first */
     uint32_t depth;
@@ -32,6 +40,7 @@ struct world {
     bool busy[HANDLES];          /* in a call */
     uint32_t acting;             /* handles that are in a call */
     bool alone;                  /* nobody may act inside the call under way */
+    bool hurried;                /* others act often: there is much that they may come in between */
     bool opening;                /* being opened as an image: what it must hold is what its parent says */
     uint64_t target;             /* the checkpoint that an image of it taken meanwhile opened to; 0: none was */
     uint32_t syncing;            /* checkpoints that have been asked for and not returned */
@@ -39,6 +48,7 @@ struct world {
     struct state now;            /* at the end of each epoch from `epoch` on, as long as nothing changes */
     struct cut { uint64_t from, to; struct state state; } cut[CUTS];
     uint32_t cuts;
+    struct transaction transaction[HANDLES];
     uint64_t events, next_image; /* stores and system calls; the one before which an image is made */
     uint32_t images_left;
 };
@@ -46,7 +56,7 @@ struct world {
 /* What happened in this run: for the log, and so that a test can see that nothing is left out. */
 struct totals {
     uint64_t images, recovering, cleans, stores, flushes, writes, checkpoints, nested, resizes, cuts, punches, full,
-        chosen[CHOICES];
+        commits, conflicts, chosen[CHOICES];
 };
 extern struct totals totals;
 
@@ -62,6 +72,7 @@ void world_change(struct world *w, uint32_t handle, unsigned flags, uint32_t put
 bool world_sync(struct world *w, uint32_t handle);
 void world_clear(struct world *w, uint32_t handle);
 void world_act(struct world *w);                        /* another handle does something, if locks allow */
+void world_notice(struct world *w);                     /* has a transaction happened with the last store? */
 uint64_t world_durable(mmkv_store *s);
 bool world_allows(const struct world *w, uint64_t checkpoint, const struct state **state);
 void world_compare(struct world *w, mmkv_store *s, const struct state *state, const char *when);
