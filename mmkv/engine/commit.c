@@ -310,12 +310,23 @@ static int shrink_all(struct commit *c)
     return rc;
 }
 
+/* Give back what room was made in vain; what cannot be given back now is by a checkpoint. */
+static void trim_all(struct commit *c)
+{
+    mmkv_failure kept = *mmkv_failure_get();
+    for (uint32_t i = 0; i < c->parts; i++)
+        if (c->part[i].changes) heap_trim(&c->part[i].op);
+    fail_again(&kept);
+}
+
 /* Steps 2 to 8, but for what is given back. */
 static int commit_locked(struct commit *c)
 {
     int rc = lock_all(c);
     if (rc) return rc;
-    if (!(rc = look_again(c)) && !(rc = change_all(c))) {
+    if (!(rc = look_again(c)) && (rc = change_all(c))) {
+        trim_all(c);
+    } else if (!rc) {
         transaction_mark(c->t);
         c->committed = true;
         for (uint32_t i = 0; i < c->parts; i++)

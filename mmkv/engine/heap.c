@@ -361,15 +361,19 @@ int heap_kill(struct op *op, uint64_t record)
 }
 
 /* Before a checkpoint's cut: give back the empty chunks that heap_kill kept, so that a store emptied and synced is
- * small. They are alone in their list, or at its end. */
+ * small. They are alone in their list, or at its end. And those that were made for a transaction that did not happen: at
+ * its beginning. */
 int heap_trim(struct op *op)
 {
     for (uint32_t i = 0; i < FMT_CLASSES; i++) {
-        for (int side = 0; side < 2; side++) {
+        for (int side = 0; side < 2;) {
             uint64_t offset = op->sh->class_[i].available;
             struct fmt_chunk *c = offset ? chunk_at(op->s, offset, op->shard) : NULL;
             if (c && side) c = chunk_at(op->s, offset = c->prev, op->shard);
-            if (!c || c->live) continue;
+            if (!c || c->live) {
+                side++;
+                continue;
+            }
             op_begin(op);
             int rc = op_end(op, kill_chunk(op, c, offset));
             if (!rc) rc = shard_finish(op);

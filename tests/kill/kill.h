@@ -12,7 +12,7 @@
 #include "engine.h"
 #include "runtime.h"
 
-enum { ITEMS = 4096, SHARDS = 64, VALUE_MAX = 1 << 20, PAGES_MAX = 64 << 20 };
+enum { ITEMS = 4096, CHANGES = 64, SHARDS = 64, VALUE_MAX = 1 << 20, PAGES_MAX = 64 << 20 };
 
 /* A key, and what a reader may find. The two differ while an operation on it is under way, or was when its process was
  * killed. A version is serial << 32 | length of the value, 0: the key is absent. */
@@ -21,6 +21,7 @@ struct item {
     uint32_t key_length, shard;
     uint64_t hash, before, after;
     bool seen;                   /* a reader saw that the operation was done */
+    bool together;               /* changed by a transaction, with others: see world.fate */
 };
 
 /* What every process knows. It is put back, with the file, before each death. */
@@ -29,6 +30,9 @@ struct world {
     uint32_t items, target, length; /* of the operation to be killed: its key, and the length of the value */
     uint32_t extra[SHARDS], large;  /* keys for those who go on */
     uint32_t deaths;             /* so far, in this chain */
+    enum { UNKNOWN, HAPPENED, NOT_HAPPENED } fate; /* of the transaction, as the first of its keys has it */
+    uint32_t changes, change[CHANGES], change_length[CHANGES]; /* what it writes; length 0: it removes the key */
+    uint32_t reads, read[CHANGES];
     struct item item[ITEMS];
 };
 extern struct world *world;
@@ -84,6 +88,7 @@ int put(uint32_t k, uint32_t length, unsigned flags);
 int delete(uint32_t k, bool pop);
 void incr(uint32_t k);           /* a counter, to what a put of 8 bytes would store */
 void swap(uint32_t k, uint32_t length); /* the value it has for another one, or, 0, for none */
+int commit(void);
 void sync_all(void);
 void look(bool all);             /* at what is under way, as another process would */
 void resolve(uint32_t k);

@@ -111,6 +111,36 @@ void incr(uint32_t k)
     ended(k, true);
 }
 
+static mmkv_item item_of(uint32_t k, uint64_t version)
+{
+    const struct item *i = &world->item[k];
+    uint8_t *value = version ? malloc((uint32_t)version + 8) : NULL;
+    if (version && !value) abort();
+    if (version) value_make(k, version, value);
+    return (mmkv_item){ .hash = i->hash, .key = i->key, .key_length = i->key_length, .value = value, .value_length = (uint32_t)version };
+}
+
+/* The transaction that the scenario has chosen: it has read what is there. */
+int commit(void)
+{
+    mmkv_item reads[CHANGES], writes[CHANGES];
+    for (uint32_t i = 0; i < world->reads; i++) reads[i] = item_of(world->read[i], world->item[world->read[i]].before);
+    for (uint32_t i = 0; i < world->changes; i++) {
+        uint32_t k = world->change[i];
+        world->item[k].together = true;
+        if (world->change_length[i]) begin_put(k, world->change_length[i]);
+        else begin_delete(k);
+        writes[i] = item_of(k, world->item[k].after);
+    }
+    int rc = mmkv_commit(me.s, reads, world->reads, writes, world->changes, 0);
+    for (uint32_t i = 0; i < world->changes; i++) {
+        ended(world->change[i], !rc);
+        free((void *)(uintptr_t)writes[i].value);
+    }
+    for (uint32_t i = 0; i < world->reads; i++) free((void *)(uintptr_t)reads[i].value);
+    return rc;
+}
+
 static void must(int rc, const char *what)
 {
     if (rc) wrong("%s: code %d, %s", what, rc, mmkv_failure_get()->text);
@@ -140,20 +170,25 @@ static int get(uint32_t k, unsigned flags, size_t *length)
     return mmkv_get(me.s, i->hash, i->key, i->key_length, buffer() + VALUE_MAX, VALUE_MAX, length, flags);
 }
 
-/* What is seen now, without a lock, is done. `all`: also at keys to which nothing is happening. */
+/* What is seen now, without a lock, is done; of a transaction all or nothing. `all`: also at keys to which nothing is happening. */
 void look(bool all)
 {
-    uint32_t looked = 0;
-    for (uint32_t k = 0; k < world->items && (all || looked < 8) && me.s; k++) {
+    uint32_t looked = 0, old = 0, new = 0;
+    for (uint32_t k = 0; k < world->items && (all || looked < 16) && me.s; k++) {
         struct item *i = &world->item[k];
         size_t length = 0;
         if (i->before == i->after && !all) continue;
         looked++;
         int rc = get(k, MMKV_NO_WAIT, &length);
-        if (rc == MMKV_WOULD_BLOCK || (holds(k, i->before, rc, length) && !i->seen)) continue;
+        if (rc == MMKV_WOULD_BLOCK) continue;
+        bool before = holds(k, i->before, rc, length);
+        old += before && i->together && i->before != i->after;
+        if (before && !i->seen) continue;
         if (!holds(k, i->after, rc, length)) wrong("key %u, read without a lock: code %d, neither old nor new", k, rc);
         i->seen = i->before != i->after;
+        new += i->together && i->seen;
     }
+    if (old && new) wrong("of a transaction %u keys are seen as they were, %u as they are to be", old, new);
 }
 
 /* Find out what became of an operation whose process was killed. */
@@ -169,6 +204,10 @@ void resolve(uint32_t k)
               (unsigned long long)i->after);
     if (i->before == i->after) return;
     if (i->seen && !done) wrong("key %u: a change that was seen has been undone", k);
+    if (i->together && i->before != i->after) {
+        if (world->fate == (done ? NOT_HAPPENED : HAPPENED)) wrong("key %u: a transaction has half happened", k);
+        world->fate = done ? HAPPENED : NOT_HAPPENED;
+    }
     i->seen = false;
     ended(k, done);
 }

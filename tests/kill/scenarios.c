@@ -258,6 +258,102 @@ static void empty(void)
     if (truncate(store_path, 0)) wrong("cannot empty it");
 }
 
+/* ---- transactions ---- */
+
+static void change(uint32_t k, uint32_t length)
+{
+    world->change[world->changes] = k;
+    world->change_length[world->changes++] = length;
+}
+
+static uint32_t change_new(uint32_t shard, uint32_t length)
+{
+    uint32_t k = item_new(shard, 0, 0);
+    change(k, length);
+    return k;
+}
+
+static void read_first(uint32_t k) { world->read[world->reads++] = k; }
+
+/* In three of four shards: new keys, overwritten ones, removed ones; of every kind of place. */
+static void transaction(void)
+{
+    some();
+    uint32_t first = put_new(1, SMALL), large_ = put_new(1, LARGE), single_ = put_new(2, 5000), gone = put_new(2, LARGE);
+    change(first, 2 * SMALL);
+    change(put_new(0, SMALL), 0);
+    change(large_, SMALL);
+    change(single_, LARGE);
+    change(gone, 0);
+    change_new(0, SMALL);
+    change_new(1, 5000);
+    change_new(1, LARGE);
+    change_new(0, LARGE + 5000);
+    read_first(first);
+    read_first(put_new(3, SMALL));
+    read_first(item_new(3, 0, 0));
+}
+
+static void transaction_later(void) { transaction(); sync_all(); }
+
+/* The last records of two shards: chunks, tables and directories go back. */
+static void transaction_emptying(void)
+{
+    deepen(3);
+    for (uint32_t k = 0; k < world->items; k++) {
+        bool chosen = world->item[k].before && world->changes < CHANGES - 8 && k % 9 == 0;
+        if (chosen) change(k, 0);
+        else if (world->item[k].before) must(delete(k, false));
+    }
+    for (int i = 0; i < 4; i++) change(put_new(1, 700 * (uint32_t)i + 60), 0);
+    sync_all();
+}
+
+/* Keys of one home for each of which there is room in a table whose stash is full, and not for all: it is split when half is
+ * done, and undone. */
+static void transaction_split(void)
+{
+    fill_table(0);
+    world->items--; /* the one that has no room */
+    change_new(1, SMALL);
+    while (world->changes < 16) {
+        uint32_t k = item_new(0, 0, 0), first = world->change[1];
+        if (has_room(k) && (world->changes == 1 || fmt_home_of(world->item[k].hash) == fmt_home_of(world->item[first].hash))) change(k, 8);
+        else world->items--;
+    }
+}
+
+static void transaction_grow(void)
+{
+    fill_heap();
+    change_new(1, SMALL);
+    change_new(0, LARGE);
+    for (int i = 0; i < 30; i++) change_new(0, SMALL);
+}
+
+/* Room for a large value, and not for all the rest. */
+static void transaction_full(void)
+{
+    uint32_t k = put_new(0, 120000);
+    fill_heap();
+    must(delete(k, false));
+    sync_all();
+    change_new(0, LARGE);
+    for (int i = 0; i < 40; i++) change_new(i % 2, 1900);
+}
+
+static void transaction_many(void)
+{
+    some();
+    for (uint32_t i = 0; i < 40; i++) change_new(i % me.s->shard_count, 20 + 60 * i);
+}
+
+static void transaction_in_vain(void)
+{
+    transaction();
+    read_first(item_new(2, 0, 0));
+}
+
 /* ---- operations ---- */
 
 static void act_with(unsigned flags, int expected)
@@ -277,6 +373,28 @@ static void act_put_full(void)
     if (stat(store_path, &st)) wrong("stat failed");
     me.s->max_size = (uint64_t)st.st_size;
     act_with(0, MMKV_FULL);
+}
+
+static void act_commit(void) { must(commit()); }
+
+static void act_commit_full(void)
+{
+    struct stat st;
+    if (stat(store_path, &st)) wrong("stat failed");
+    me.s->max_size = (uint64_t)st.st_size;
+    int rc = commit();
+    if (rc != MMKV_FULL) wrong("commit: code %d, %s", rc, mmkv_failure_get()->text);
+}
+
+/* Somebody else has stored a key that was read as absent. */
+static void act_commit_in_vain(void)
+{
+    uint32_t k = world->read[world->reads - 1];
+    must(put(k, 30, 0));
+    world->item[k].before = 0;
+    int rc = commit();
+    world->item[k].before = world->item[k].after;
+    if (rc != MMKV_CONFLICT) wrong("commit: code %d, %s", rc, mmkv_failure_get()->text);
 }
 
 static void act_delete(void) { must(delete(world->target, false)); }
@@ -346,6 +464,15 @@ const struct scenario scenarios[] = {
     { "small-over-large", 2, 0, small_over_large, act_put },
     { "single", 2, 0, single, act_put },
     { "single-over-single", 2, 0, single_over_single, act_put },
+    { "commit", 4, 0, transaction, act_commit },
+    { "commit-later", 4, 0, transaction_later, act_commit },
+    { "commit-clean", 4, CLEAN, transaction, act_commit },
+    { "commit-emptying", 2, 0, transaction_emptying, act_commit },
+    { "commit-split", 2, 0, transaction_split, act_commit },
+    { "commit-grow", 2, 0, transaction_grow, act_commit },
+    { "commit-full", 2, 0, transaction_full, act_commit_full },
+    { "commit-many", 32, 0, transaction_many, act_commit },
+    { "commit-in-vain", 4, 0, transaction_in_vain, act_commit_in_vain },
     { "delete", 2, 0, delete_one, act_delete },
     { "delete-young", 2, 0, delete_young, act_delete },
     { "delete-large", 2, 0, delete_large, act_delete },

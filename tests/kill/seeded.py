@@ -10,11 +10,6 @@ import time
 from tests.kill.run import Outcome, Task, engine, run
 from tests.rig.runs import Bug
 
-OLD_KILLED = """        index_replace(op, d->hash, p, record);
-        if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);
-        account(op, 0, sum - old_sum, bytes - old_bytes);
-"""
-
 # Each with the operation that shows it.
 BUGS: list[tuple[Bug, str]] = [
     (
@@ -33,8 +28,8 @@ BUGS: list[tuple[Bug, str]] = [
             "a word is stored before its old value counts as logged",
             "shard.c",
             "    set(op, &sh->sum[now], sh->sum[now] + sum);\n",
-            "    op->log->entry[op->n] = (struct fmt_log_entry){ offset_of(op->s, &sh->sum[now]), sh->sum[now] };\n"
-            "    store(&sh->sum[now], sh->sum[now] + sum);\n    kill_fence();\n    store(&op->log->count, ++op->n);\n",
+            "    op->entry[op->n] = (struct fmt_log_entry){ offset_of(op->s, &sh->sum[now]), sh->sum[now] };\n"
+            "    store(&sh->sum[now], sh->sum[now] + sum);\n    kill_fence();\n    store(op->count, ++op->n);\n",
         ),
         "overwrite-young",
     ),
@@ -64,7 +59,7 @@ BUGS: list[tuple[Bug, str]] = [
             "a rollback forgets the log before it has restored all of it",
             "lock.c",
             "    for (uint64_t i = count; i-- > 0;) {\n",
-            "    for (uint64_t i = count; i-- > 0;) {\n        store(&op->log->count, i);\n        kill_fence();\n",
+            "    for (uint64_t i = count; i-- > 0;) {\n        store(op->count, i);\n        kill_fence();\n",
         ),
         "overwrite",
     ),
@@ -74,7 +69,7 @@ BUGS: list[tuple[Bug, str]] = [
             "the log is emptied before the operation's last stores",
             "shard.c",
             "        account(op, 1, sum, bytes);\n",
-            "        store(&op->log->count, 0);\n        op->n = 0;\n        account(op, 1, sum, bytes);\n",
+            "        store(op->count, 0);\n        op->n = 0;\n        account(op, 1, sum, bytes);\n",
         ),
         "put",
     ),
@@ -85,7 +80,7 @@ BUGS: list[tuple[Bug, str]] = [
             "shard.c",
             "    op_commit(op);\n    if (unlikely(d->reservation))",
             "    store_release(&op->l->version, op->l->version + 1);\n    kill_fence();\n"
-            "    store_release(&op->log->count, 0);\n    if (unlikely(d->reservation))",
+            "    store_release(op->count, 0);\n    if (unlikely(d->reservation))",
         ),
         "put",
     ),
@@ -104,7 +99,7 @@ BUGS: list[tuple[Bug, str]] = [
             "reservation-kept",
             "what a dead process had reserved is not given back when its slot is handed out",
             "attach.c",
-            "        rc = pages_give(s, &p->reserved_extent[i], flags);\n",
+            "        rc = reservation_give(s, &p->reserved_extent[i], flags);\n",
             "        store(&p->reserved_extent[i], 0);\n",
         ),
         "large",
@@ -128,17 +123,13 @@ BUGS: list[tuple[Bug, str]] = [
             "block-free-before-commit",
             "an old record's block may be taken by the operation that frees it",
             "shard.c",
-            "    rc = d->reservation ? place_in_extent(",
-            "    uint64_t sum_before = old ? r->checksum : 0;\n"
-            "    uint64_t key_at = old ? (uint64_t)(record_key(r) - (const uint8_t *)r) : 0;\n"
-            "    if (old && (rc = heap_kill(op, old))) return op_end(op, rc);\n"
-            "    rc = d->reservation ? place_in_extent(",
+            "    if (!(rc = draft_place(op, d, &record, &sum))) rc = draft_link(op, d, p, found, record, sum);\n",
+            "    if (found && (rc = heap_kill(op, p->record))) return op_end(op, rc);\n"
+            "    if (!(rc = draft_place(op, d, &record, &sum))) rc = draft_link(op, d, p, found, record, sum);\n",
             (
                 (
-                    "uint64_t old_sum = r->checksum, "
-                    "old_bytes = old_size - (uint64_t)(record_key(r) - (const uint8_t *)r);\n" + OLD_KILLED,
-                    "uint64_t old_sum = sum_before, old_bytes = old_size - key_at;\n"
-                    + OLD_KILLED.replace("        if (unlikely(rc = heap_kill(op, old))) return op_end(op, rc);\n", ""),
+                    "    int rc = heap_kill(op, p->record);\n    if (likely(!rc)) account(op, 0, sum",
+                    "    int rc = 0;\n    if (likely(!rc)) account(op, 0, sum",
                 ),
             ),
         ),
@@ -149,7 +140,7 @@ BUGS: list[tuple[Bug, str]] = [
             "not-rolled-back",
             "who takes a dead one's shard over does not roll back",
             "shard.c",
-            "load(&op->sh->failed) ? fail_unusable(op->sh) : op_rollback(op);",
+            "load(&op->sh->failed) ? fail_unusable(op->sh) : transaction_undo(op);",
             "load(&op->sh->failed) ? fail_unusable(op->sh) : 0;",
         ),
         "put",
@@ -183,6 +174,69 @@ BUGS: list[tuple[Bug, str]] = [
             "",
         ),
         "grow-heap",
+    ),
+    (
+        Bug(
+            "mark-not-honoured",
+            "who takes a shard of a transaction over undoes it although it has happened",
+            "transaction.c",
+            "    if (!load_acquire(&t->committed)) {",
+            "    if (true) {",
+        ),
+        "commit",
+    ),
+    (
+        Bug(
+            "segment-not-undone",
+            "who takes a shard of a transaction over does not undo it",
+            "transaction.c",
+            "    if (!load_acquire(&t->committed)) {",
+            "    if (false) {",
+        ),
+        "commit",
+    ),
+    (
+        Bug(
+            "shards-seen-before-mark",
+            "the versions are made even before the mark",
+            "commit.c",
+            "        transaction_mark(c->t);\n        c->committed = true;\n",
+            "",
+            (
+                (
+                    "            if (c->part[i].changes) transaction_end(&c->part[i].op);\n",
+                    "            if (c->part[i].changes) transaction_end(&c->part[i].op);\n"
+                    "        transaction_mark(c->t);\n        c->committed = true;\n",
+                ),
+            ),
+        ),
+        "commit",
+    ),
+    (
+        Bug(
+            "transaction-forgets-its-words",
+            "a dead transaction's extent is given back without what it names",
+            "transaction.c",
+            "    if (value & FMT_RESERVED_TRANSACTION) {",
+            "    if (false) {",
+        ),
+        "commit",
+    ),
+    (
+        Bug(
+            "killed-before-placed",
+            "a transaction places a record where it has just killed one",
+            "commit.c",
+            "        if (p->change[i].keep) rc = draft_place(",
+            "        if (p->change[i].keep && (i == 0 || !(rc = link_change(op, &p->change[i - 1])))) rc = draft_place(",
+            (
+                (
+                    "        if ((rc = link_change(op, *stuck = &p->change[i]))) break;\n",
+                    "        if (i + 1 == p->changes && (rc = link_change(op, *stuck = &p->change[i]))) break;\n",
+                ),
+            ),
+        ),
+        "commit",
     ),
     (
         Bug(
