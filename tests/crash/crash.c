@@ -37,7 +37,7 @@ static void on_store(void *file, const void *address, uint64_t offset, uint64_t 
     disk_settle(&w->disk);
     world_notice(w);
     event(w, false);
-    if (!rig_random(w->hurried ? 20 : 150) && w->acting && w->acting < HANDLES) world_act(w);
+    if (!rig_random(w->hurried ? 40 : 150) && w->acting && w->acting < HANDLES) world_act(w);
     disk_store(&w->disk, address, offset, length);
 }
 

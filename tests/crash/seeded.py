@@ -170,6 +170,32 @@ BUGS = [
         "        wipe(r, born, dead);\n        return V_UNBORN;",
         "        return V_UNBORN;",
     ),
+    Bug(
+        "transaction-epoch-early",
+        "a transaction reads the epoch before it has its locks",
+        "commit.c",
+        "    for (uint32_t i = 0; i < c->parts; i++) {\n"
+        "        struct part *p = &c->part[i];\n        int rc = shard_lock(",
+        "    uint64_t epoch = load_acquire(&control_of(c->s)->epoch);\n"
+        "    for (uint32_t i = 0; i < c->parts; i++) {\n"
+        "        struct part *p = &c->part[i];\n        int rc = shard_lock(",
+        (("    uint64_t epoch = load_acquire(&control_of(c->s)->epoch); /* after the last", "    /* after the last"),),
+    ),
+    Bug(
+        "transaction-validates-early",
+        "a transaction looks at what it has read before it has its locks",
+        "commit.c",
+        "    if (!(rc = look_again(c)) && (rc = change_all(c))) {",
+        "    if ((rc = change_all(c))) {",
+        (
+            (
+                "static int commit_locked(struct commit *c)\n{\n    int rc = lock_all(c);\n",
+                "static int commit_locked(struct commit *c)\n{\n    for (uint32_t i = 0; i < c->parts; i++) {\n"
+                "        c->part[i].op.s = c->s;\n        c->part[i].op.sh = shard_of(c->s, c->part[i].shard);\n    }\n"
+                "    int rc = look_again(c);\n    if (!rc) rc = lock_all(c);\n",
+            ),
+        ),
+    ),
 ]
 QUICK = ("slot-before-heap", "slot-not-flushed", "extent-reused-early")
 IMAGES_MOST = 20_000

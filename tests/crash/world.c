@@ -102,6 +102,12 @@ static void changed(struct world *w, uint64_t epoch)
     w->epoch = epoch;
 }
 
+static void change(struct world *w, uint32_t k, int version)
+{
+    w->now.version[k] = version;
+    w->changed[k]++;
+}
+
 /* May a power cut now leave the store at this checkpoint? Then *state is what it holds. Allowed are the last checkpoint
  * that returned and, while one is being made, every later epoch that has come to its end. */
 bool world_allows(const struct world *w, uint64_t checkpoint, const struct state **state)
@@ -119,6 +125,7 @@ void world_begin(struct world *w, struct world *parent, const char *name)
     memset(w, 0, sizeof *w);
     w->parent = parent;
     w->depth = parent ? parent->depth + 1 : 0;
+    for (uint32_t i = 0; i < HANDLES; i++) w->changing[i] = -1;
     snprintf(w->path, sizeof w->path, "%s/%s-%u.mmkv", setup.directory, name, w->depth);
 }
 
@@ -206,12 +213,14 @@ static int put(struct world *w, uint32_t handle, uint32_t k, unsigned flags)
     size_t key_length = make_key(k, key), length = make_value(k, version, value);
     mmkv_store *s = w->handle[handle];
     enter(w, handle);
+    w->changing[handle] = (int)k;
     int rc = mmkv_put(s, mmkv_hash(s, key, key_length), key, key_length, value, length, flags);
+    w->changing[handle] = -1;
     leave(w, handle);
     depth--;
     if (rc) return rc;
     changed(w, epoch_of(s));
-    w->now.version[k] = version;
+    change(w, k, version);
     return 0;
 }
 
@@ -221,13 +230,15 @@ static int delete(struct world *w, uint32_t handle, uint32_t k, unsigned flags)
     size_t key_length = make_key(k, key);
     mmkv_store *s = w->handle[handle];
     enter(w, handle);
+    w->changing[handle] = (int)k;
     int rc = mmkv_delete(s, mmkv_hash(s, key, key_length), key, key_length, NULL, 0, NULL, flags);
+    w->changing[handle] = -1;
     leave(w, handle);
     if (rc == MMKV_NOT_FOUND && w->now.version[k]) wrong(w, "delete: key %u is not there", k);
     if (rc == MMKV_NOT_FOUND) return 0;
     if (rc) return rc;
     changed(w, epoch_of(s));
-    w->now.version[k] = 0;
+    change(w, k, 0);
     return 0;
 }
 
@@ -254,7 +265,7 @@ void world_notice(struct world *w)
         for (uint32_t i = 0; i < t->reads; i++)
             if (w->now.version[t->read[i]] != t->seen[i]) wrong(w, "commit: key %u has been changed since it was read", t->read[i]);
         changed(w, epoch_of(w->handle[h]));
-        for (uint32_t i = 0; i < t->writes; i++) w->now.version[t->write[i]] = t->version[i];
+        for (uint32_t i = 0; i < t->writes; i++) change(w, t->write[i], t->version[i]);
     }
 }
 
@@ -277,6 +288,7 @@ static void choose(const struct world *w, struct transaction *t, uint32_t puts_o
     for (uint32_t i = 0; i < t->reads; i++) {
         t->read[i] = any_key(t->read, i);
         t->seen[i] = w->now.version[t->read[i]];
+        t->changed[i] = w->changed[t->read[i]];
     }
     for (uint32_t i = 0; i < t->writes; i++) {
         t->write[i] = any_key(t->write, i);
@@ -328,8 +340,11 @@ static int commit(struct world *w, uint32_t handle, uint32_t puts_of_100, unsign
     totals.commits += !rc;
     if (rc != MMKV_CONFLICT) return rc;
     totals.conflicts++;
-    for (uint32_t i = 0; i < t->reads; i++)
-        if (w->now.version[t->read[i]] != t->seen[i]) return rc;
+    for (uint32_t i = 0; i < t->reads; i++) {
+        if (w->changed[t->read[i]] != t->changed[i]) return rc;
+        for (uint32_t h = 0; h < HANDLES; h++)
+            if (w->changing[h] == (int)t->read[i]) return rc;
+    }
     wrong(w, "commit: a conflict over nothing");
 }
 

@@ -28,6 +28,7 @@ struct transaction {
     uint32_t reads, writes;
     uint32_t read[ITEMS], write[ITEMS];
     int seen[ITEMS], version[ITEMS];
+    uint32_t changed[ITEMS];     /* how often, when it was read */
     bool under_way, happened;
 };
 
@@ -49,6 +50,8 @@ struct world {
     struct cut { uint64_t from, to; struct state state; } cut[CUTS];
     uint32_t cuts;
     struct transaction transaction[HANDLES];
+    int changing[HANDLES];       /* the key that a put or a delete is about, or -1: its new value may be read before it returns */
+    uint32_t changed[KEYS_MAX];  /* how often each key was */
     uint64_t events, next_image; /* stores and system calls; the one before which an image is made */
     uint32_t images_left;
 };

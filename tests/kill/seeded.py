@@ -228,7 +228,8 @@ BUGS: list[tuple[Bug, str]] = [
             "a transaction places a record where it has just killed one",
             "commit.c",
             "        if (p->change[i].keep) rc = draft_place(",
-            "        if (p->change[i].keep && (i == 0 || !(rc = link_change(op, &p->change[i - 1])))) rc = draft_place(",
+            "        if (i && (rc = link_change(op, &p->change[i - 1]))) break;\n"
+            "        else if (p->change[i].keep) rc = draft_place(",
             (
                 (
                     "        if ((rc = link_change(op, *stuck = &p->change[i]))) break;\n",
