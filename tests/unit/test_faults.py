@@ -372,6 +372,62 @@ def test_every_page_in_turn_cannot_be_read(tmp_path: Path, rng: random.Random) -
             first.end()
 
 
+def test_a_transaction_over_a_page_that_cannot_be_read(tmp_path: Path, rng: random.Random) -> None:
+    """All of it has happened or nothing, whichever page it is, and the locks of its many shards are let go."""
+    path = tmp_path / "store.mmkv"
+    other = """
+        import sys, mmkv
+        db = mmkv.open(sys.argv[1], "w", sync="manual", lock_timeout=0.5)
+        print("open")
+        for line in sys.stdin:
+            db.put_many((b"other %d" % j, line.encode()) for j in range(300))
+            print(db.verify().ok)
+    """
+    with Child(textwrap.dedent(other), _made(path)) as second:
+        assert second.line() == "open"
+        code = """
+            import random
+            path = sys.argv[1]
+            rng = random.Random(int(sys.argv[2]))
+            db = mmkv.open(path, "w", sync="manual")
+            keys = [b"%d" % i for i in range(60)]
+            def values(n):
+                return {key: b"%d " % n + b"x" * rng.choice([0, 100, 100, 100, 3000, 40_000]) for key in keys}
+            now = values(0)
+            db.update(now)
+            pages = Pages(path)
+            size = os.path.getsize(path)
+            raised = 0
+            for n, offset in enumerate(range(0, size, 4096), 1):
+                new = values(n)
+                pages.fail(offset)
+                try:
+                    with db.transaction() as t:
+                        assert t[keys[0]] == now[keys[0]]
+                        t.update(new)
+                except OSError as error:
+                    assert error.errno == 5, error
+                    raised += 1
+                pages.mend(offset)
+                there = dict(zip(keys, db.get_many(keys)))
+                assert there in (now, new), (offset, [key for key in keys if there[key] != now[key]])
+                now = there
+                if n % 20 == 0:
+                    db.sync()
+                    print("page", offset, flush=True)
+                    assert sys.stdin.readline() == "go on\\n"
+            assert raised > 20, raised
+            print("end", flush=True)
+            db.close()
+        """
+        with Child(TOOLS + textwrap.dedent(code), path, rng.randrange(1 << 32)) as first:
+            while (line := first.line()) != "end":
+                second.tell(line)
+                assert second.line() == "True", line
+                first.tell("go on")
+            first.end()
+
+
 def _made(path: Path) -> Path:
     run_python("import sys, mmkv; mmkv.open(sys.argv[1], shards=8).close()", path)
     return path
