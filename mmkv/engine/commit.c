@@ -382,8 +382,8 @@ static int commit_reads(struct commit *c)
         if (valid) return rc;
         if (tries < READ_TRIES) continue;
         if (c->flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-        if (s->writable) {
-            if ((rc = lock_all(c))) return rc;
+        if (s->writable) { /* `locked` knows of the locks, and the guard does not: a shielded map has to stay open */
+            if ((rc = may_store(s, SHIELD_CALL)) || (rc = lock_all(c))) return rc;
             rc = look_again(c);
             unlock_all(c);
             return rc;
@@ -479,7 +479,7 @@ int mmkv_commit(mmkv_store *s, const mmkv_item *reads, size_t read_count, const 
     int rc = reading && writing && c.change && c.look && c.part ? 0 : fail(MMKV_NO_MEMORY, 0, "out of memory");
     if (!rc) {
         divide(&c, reading, writing);
-        rc = GUARDED(s, transaction_commit(&c));
+        rc = write_count ? STORING(s, transaction_commit(&c)) : GUARDED(s, transaction_commit(&c));
     }
     free(c.part);
     free(c.look);
