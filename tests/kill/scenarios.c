@@ -192,6 +192,9 @@ static void swap_to_absent(void) { overwrite_later(); with_put(0); }
 
 static void counter(void) { some(); must(put(world->target, 8, 0)); }
 
+static void act_wait(void);
+static void waited_for(void) { put_new_key(); act_wait(); }
+
 static void clear(void)
 {
     some();
@@ -404,6 +407,13 @@ static void act_swap(void) { swap(world->target, world->length); }
 
 static void act_incr(void) { incr(world->target); }
 
+static void act_wait(void)
+{
+    const struct item *i = &world->item[world->target];
+    mmkv_waiting w = { .timeout_ns = UINT64_MAX };
+    if (mmkv_wait(me.s, i->hash, i->key, i->key_length, NULL, 0, &w) != MMKV_WOULD_BLOCK) wrong("it did not wait");
+}
+
 static void act_clear(void)
 {
     for (uint32_t k = 0; k < world->items; k++) begin_delete(k);
@@ -488,6 +498,8 @@ const struct scenario scenarios[] = {
     { "swap-large", 2, 0, large_over_large, act_swap },
     { "incr", 2, 0, counter, act_incr },
     { "incr-absent", 2, 0, put_new_key, act_incr },
+    { "wait", 2, 0, put_new_key, act_wait },
+    { "put-waited-for", 2, 0, waited_for, act_put },
     { "clear", 2, 0, clear, act_clear },
     { "clear-tables", 2, 0, clear_tables, act_clear },
     { "sync", 2, 0, checkpoint_, act_sync },

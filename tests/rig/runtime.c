@@ -329,11 +329,12 @@ long __wrap_syscall(long number, uint32_t *word, int what, uint32_t value, const
 {
     if (number != SYS_futex) abort();
     if (!simulated) return __real_syscall(number, word, what, value, t, word2, value3);
-    if (what == FUTEX_WAKE) return 0;
-    if (what != FUTEX_WAIT || !t) abort();
+    if (what == FUTEX_WAKE || what == FUTEX_WAKE_BITSET) return 0;
+    if ((what != FUTEX_WAIT && what != FUTEX_WAIT_BITSET) || !t) abort();
     errno = EAGAIN;
     if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != value) return -1;
     uint64_t ns = (uint64_t)t->tv_sec * 1000000000 + (uint64_t)t->tv_nsec;
+    if (what == FUTEX_WAIT_BITSET) ns = ns > clock_ns ? ns - clock_ns : 0; /* a point in time, not how long */
     clock_ns += ns;
     slept_ns += ns;
     errno = ETIMEDOUT;
