@@ -110,6 +110,27 @@ MODELS = {
             },
             slow=frozenset({"two shards", "large values, a kill", "large values, two shards"}),
         ),
+        Model(
+            "commit",
+            bounds={
+                "one transaction": {"TRANSACTIONS": 1, "KILLS": 2},
+                "two transactions": {"TRANSACTIONS": 2, "KILLS": 1},
+                "a cut": {"TRANSACTIONS": 1, "KILLS": 1, "STUCK": 0, "CUTS": 1},
+            },
+            bugs={
+                "BUG_MARK_PER_SHARD": "one transaction",
+                "BUG_EVEN_BEFORE_MARK": "one transaction",
+                "BUG_SETTLED_EARLY": "two transactions",
+                "BUG_HEADER_LATE": "one transaction",
+                "BUG_KILL_FIRST": "one transaction",
+                "BUG_NAME_KEPT": "one transaction",
+                "BUG_GIVEN_BACK_FIRST": "one transaction",
+                "BUG_RELEASE_UNLOGGED": "one transaction",
+                "BUG_ROOM_IN_BETWEEN": "two transactions",
+                "BUG_EPOCH_FIRST": "a cut",
+            },
+            slow=frozenset({"two transactions", "a cut"}),
+        ),
     ]
 }
 
