@@ -91,13 +91,15 @@ class Hot:
     # ---- entering, leaving, closing ----
 
     def _attach(self, address: int, always: bool, checkpoint: bool, /) -> None:
-        """Take over the engine's handle at this address."""
+        """Take the engine's handle out of the cell at this address."""
         if self._handle is not None:
             raise TypeError("_attach() takes 3 arguments, once")
-        self._handle = ffi.cast("mmkv_store *", address)
+        cell = ffi.cast("mmkv_store **", address)
         self._always = bool(always)
         self._checkpoint = bool(checkpoint)
         self._closed = False
+        self._handle = cell[0]
+        cell[0] = ffi.NULL
 
     def _enter(self) -> int:
         """Return the address of the engine's handle, which stays open until `_leave`."""

@@ -154,8 +154,8 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         options = engine_options(mode, self._callbacks, max_size, shards, perm, lock_timeout)
         options["verify_reads"] = bool(verify_reads)
         options["guard"] = bool(guard) or _set_in_environment("MMKV_GUARD")
-        handle = _open_handle(self._path, options, self._callbacks)
-        self._attach(int(ffi.cast("uintptr_t", handle)), writes and sync == "always", writes and sync != "manual")
+        cell = _open_handle(self._path, options, self._callbacks)
+        self._attach(int(ffi.cast("uintptr_t", cell)), writes and sync == "always", writes and sync != "manual")
         _lifetime.register(self)
         if seconds is not None and writes:
             self._background = _lifetime.Background(self, seconds)
@@ -653,14 +653,20 @@ def engine_options(
     }
 
 
+def _close_forgotten(cell: Any) -> None:
+    if cell[0] != ffi.NULL:
+        lib.mmkv_close(cell[0], False)
+
+
 def _open_handle(path: str, options: dict[str, Any], callbacks: Callbacks) -> Any:
+    # The handle in a cell that closes it unless it is taken out: an exception may come at any moment, as from Ctrl-C.
     raw = os.fsencode(path)
     if b"\0" in raw:
         raise ValueError("embedded null byte in the path")
     if not raw:
         raise FileNotFoundError(2, os.strerror(2), path)
     given = ffi.new("mmkv_options *", options)
-    store = ffi.new("mmkv_store **")
+    store = ffi.gc(ffi.new("mmkv_store **"), _close_forgotten)
     while (code := lib.mmkv_open(raw, given, store)) == lib.MMKV_INTERRUPTED:
         pass
     if code:
@@ -668,4 +674,4 @@ def _open_handle(path: str, options: dict[str, Any], callbacks: Callbacks) -> An
         error = last_failure(code, path)
         callbacks.reraise()
         raise error
-    return store[0]
+    return store

@@ -29,6 +29,12 @@ bool slot_alive(mmkv_store *s, uint32_t slot)
     return os_lock_held(file_of(s), FMT_LOCK_PROCESS + slot, 1, &held) || held; /* any error counts as alive */
 }
 
+/* Of one who is alive. Nothing but an error instead of a longer wait rests on what this says, so a process id will do. */
+bool slot_stopped(mmkv_store *s, uint32_t slot)
+{
+    return slot < FMT_PROCESSES && os_process_stopped(load(&process_of(s, slot)->pid));
+}
+
 /* Is a writer other than this handle attached? */
 static int others(mmkv_store *s, bool *there)
 {
@@ -173,7 +179,8 @@ static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slo
         *slot = i;
         return 0;
     }
-    return fail(MMKV_IN_USE, 0, "all %u process slots are taken: too many handles are open for writing", FMT_PROCESSES - 1);
+    return fail(MMKV_IN_USE, 0, "all %u process slots are taken, one by each handle open for writing: close some, or open with "
+                "mode \"r\", which takes none", FMT_PROCESSES - 1);
 }
 
 /* No fork meanwhile: the child would share the lock until it ends, and we would pass for alive as long (R5). */
@@ -427,18 +434,21 @@ int detach(mmkv_store *s, int with_checkpoint)
 
 /* ---- fork ---- */
 
-/* Children that end without closing leave their slots to be settled: when no other is left, that is done now. */
+/* Children that end without closing leave their slots to be settled: that is tried from the moment half of them are taken,
+ * since one who opens or closes may have the attach lock for long. */
 static int slot_for_child(mmkv_store *s)
 {
     bool got = false;
     uint32_t none = 0;
-    int rc;
-    for (int tries = 0; !got; tries++) { /* others come and go: not for long */
-        if ((rc = take_slot(s, true, &s->fork_page, &s->fork_slot)) != MMKV_IN_USE || tries == 100) return rc;
+    int rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    if (rc ? rc != MMKV_IN_USE : s->fork_slot < FMT_PROCESSES / 2) return rc;
+    for (int tries = 0; !got && tries < (rc ? 100 : 1); tries++) { /* others come and go: not for long */
+        if (tries) os_wait(&none, 0, 2);
         if (attach_lock(s, OS_LOCK_WRITE, false, &got)) return rc;
-        if (!got) os_wait(&none, 0, 2);
     }
-    if (!(rc = STORING(s, settle_dead(s, false)))) rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
+    if (!got) return rc;
+    int settled = STORING(s, settle_dead(s, false));
+    if (rc) rc = settled ? settled : take_slot(s, true, &s->fork_page, &s->fork_slot);
     attach_unlock(s);
     return rc;
 }
@@ -477,7 +487,7 @@ static void before_fork(void)
     for (mmkv_store *s = handles; s; s = s->next) {
         s->fork_page = NULL;
         s->fork_fd = -1;
-        if (!s->slot_page) continue;
+        if (!s->slot_page || !s->ready) continue;
         s->fork_failed = STORING(s, prepare_child(s)) != 0;
     }
     for (mmkv_store *s = handles; s; s = s->next) pthread_mutex_lock(&s->map_mutex); /* last: settling may map more */
@@ -494,31 +504,47 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&handles_mutex);
 }
 
+static void be_child(mmkv_store *s)
+{
+    s->slot_page = s->fork_page; /* the parent's page was not inherited */
+    if (s->fork_failed) {
+        s->writable = false; /* what it wrote could not be settled if it died */
+        s->slotless = true;
+        os_close(s->fork_fd);
+    } else {
+        if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
+        s->fd = s->fork_fd;
+        os_hold_in_child(s->slot_page);
+        s->slot = s->fork_slot;
+        s->me = s->fork_me;
+        STORING(s, sign_slot(s));
+    }
+}
+
+/* Another thread was opening it, which does not exist here: nothing may be left that keeps its locks alive. */
+static void abandon(mmkv_store *s)
+{
+    map_close(s);
+    if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
+}
+
 static void after_fork_in_child(void)
 {
-    for (mmkv_store *s = handles; s; s = s->next) {
+    for (mmkv_store **next = &handles, *s; (s = *next);) {
         map_forked(s);
+        pthread_mutex_init(&s->file_mutex, NULL);
         if (s->attach_fd != s->fd) os_close(s->attach_fd);
         s->attach_fd = -1;
-        if (s->slot_page) {
-            s->slot_page = s->fork_page; /* the parent's page was not inherited */
-            if (s->fork_failed) {
-                s->writable = false; /* what it wrote could not be settled if it died */
-                s->slotless = true;
-                os_close(s->fork_fd);
-            } else {
-                if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
-                s->fd = s->fork_fd;
-                os_hold_in_child(s->slot_page);
-                s->slot = s->fork_slot;
-                s->me = s->fork_me;
-                STORING(s, sign_slot(s));
-            }
+        if (!s->ready) {
+            *next = s->next;
+            abandon(s);
+            continue;
         }
+        if (s->slot_page) be_child(s);
         /* Another name: what the parent's other threads held in this copy is then a dead one's. */
         if (s->private_) STORING(s, own_anew(s));
         s->fork_page = NULL;
-        pthread_mutex_init(&s->file_mutex, NULL);
+        next = &s->next;
     }
     pthread_mutex_init(&handles_mutex, NULL);
     faults_forked();
@@ -541,6 +567,13 @@ void handle_register(mmkv_store *s)
     pthread_mutex_lock(&handles_mutex);
     s->next = handles;
     handles = s;
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+void handle_ready(mmkv_store *s)
+{
+    pthread_mutex_lock(&handles_mutex);
+    s->ready = true;
     pthread_mutex_unlock(&handles_mutex);
 }
 

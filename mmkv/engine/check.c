@@ -109,8 +109,7 @@ static int look_begin(struct check *k, uint32_t shard, struct look *look)
         if (load(&shard_of(s, shard)->failed)) return fail_unusable(shard_of(s, shard));
         if (!look->started) look->started = os_now_ms();
         if (os_now_ms() - look->started > s->lock_timeout_ms)
-            return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written or was left half-written; "
-                        "open the store with mode \"w\" to repair it", shard);
+            return fail_half_written(s, shard);
         os_wait((const uint32_t *)(const void *)&l->version, (uint32_t)look->version, 1);
     }
     return 0;

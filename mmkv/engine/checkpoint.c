@@ -116,10 +116,12 @@ int checkpoint_rewrite(mmkv_store *s)
 /* ---- the checkpoint lock ---- */
 
 /* Become the leader (*led), or learn that `at_least` is durable. The lock is held over flushes: a live holder is waited
- * for as long as it takes, but the caller gets to look for signals: one that comes between two sleeps ends neither. */
+ * for as long as it takes, unless it can be seen to be stopped; but the caller gets to look for signals: one that comes
+ * between two sleeps ends neither. */
 static int lead(mmkv_store *s, uint64_t at_least, bool *led)
 {
     struct fmt_control *control = control_of(s);
+    uint64_t began = wait_start(&control->checkpoint_lock);
     for (;;) {
         /* Before anything is looked at: pairs with the add in let_go, so that what changes after a look ends the sleep. */
         uint32_t turn = __atomic_load_n(&control->checkpoint_futex, __ATOMIC_ACQUIRE), owner = 0;
@@ -131,9 +133,17 @@ static int lead(mmkv_store *s, uint64_t at_least, bool *led)
         if (owner != waited
             && !__atomic_compare_exchange_n(&control->checkpoint_lock, &owner, waited, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
         uint64_t start = os_now_ms();
-        if (os_wait(&control->checkpoint_futex, turn, LOOK_AGAIN_MS)) return MMKV_INTERRUPTED;
-        if (os_now_ms() - start < LOOK_AGAIN_MS || load32(&control->checkpoint_lock) != waited) continue;
-        if (slot_alive(s, waited & FMT_LOCK_OWNER)) return MMKV_INTERRUPTED;
+        bool signalled = os_wait(&control->checkpoint_futex, turn, LOOK_AGAIN_MS) != 0;
+        uint64_t now = os_now_ms();
+        owner = waited & FMT_LOCK_OWNER;
+        if (load32(&control->checkpoint_lock) != waited || (!signalled && now - start < LOOK_AGAIN_MS)) {
+            if (signalled) return wait_broken_off(&control->checkpoint_lock, began);
+            continue;
+        }
+        if (slot_alive(s, owner)) {
+            if (now - began >= s->lock_timeout_ms && slot_stopped(s, owner)) return fail_held(s, &control->checkpoint_lock, owner);
+            return wait_broken_off(&control->checkpoint_lock, began);
+        }
         if (__atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,
                                         __ATOMIC_RELAXED)) break;
     }
@@ -166,7 +176,11 @@ int checkpoint_mark_dirty(mmkv_store *s)
     struct fmt_control *control = control_of(s);
     bool led;
     int rc = lead(s, UINT64_MAX, &led);
-    if (rc) return rc;
+    /* The lock saves the others a flush. It is not needed: nobody marks a file clean to which others are attached, and until
+     * then taking the mark back twice is as good as once. So nobody waits long for one who is stopped in here. */
+    bool locked = !rc;
+    if (rc && rc != MMKV_INTERRUPTED && rc != MMKV_LOCK_TIMEOUT) return rc;
+    rc = 0;
     if (load32(&control->clean)) {
         int which = slot_newest(s);
         uint32_t failed = load32(&control->failed);
@@ -181,7 +195,7 @@ int checkpoint_mark_dirty(mmkv_store *s)
         if (failed) rc = fail_errno((int)failed, "the flush that marks the file as in use has failed: nothing was changed, and nothing "
                                     "can be until every process has closed the store");
     }
-    let_go(s);
+    if (locked) let_go(s);
     return rc;
 }
 

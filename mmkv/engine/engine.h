@@ -69,6 +69,7 @@ struct mmkv_store {
     void *progress_context;
     struct repair *repair;       /* the handle is mmkv_repair's: what it finds is repaired, not trusted */
     struct mmkv_store *next;     /* all handles of this process, for fork */
+    bool ready;                  /* open: before that a forked child has no use for it */
     void *fork_page;             /* prepared for the child while fork is under way */
     uint32_t fork_slot, fork_me;
     int fork_fd;
@@ -214,6 +215,7 @@ uint64_t os_now_ms(void);
 uint64_t os_elapsed_ns(void);                        /* of a clock that only runs forward, like os_now_ms */
 uint64_t os_now_ns(void);
 uint64_t os_pid(void);
+bool os_process_stopped(uint64_t pid);                /* as far as can be seen */
 int os_random(void *buffer, size_t length);
 typedef void (*os_fault_handler)(int number, siginfo_t *info, void *context);
 void os_catch_faults(os_fault_handler handler, struct sigaction *before);
@@ -304,6 +306,10 @@ struct op {
 };
 int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
+uint64_t wait_start(const uint32_t *word);           /* milliseconds */
+int wait_broken_off(const uint32_t *word, uint64_t start); /* by a signal: MMKV_INTERRUPTED */
+int fail_held(mmkv_store *s, const uint32_t *word, uint32_t owner);
+int fail_half_written(mmkv_store *s, uint32_t shard);
 void lock_clear(uint32_t *word);                   /* unlock_word after a jump, whose guard knows already */
 void distrust_memory(mmkv_store *s, int os_errno);
 int op_rollback(struct op *op);
@@ -653,10 +659,12 @@ int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
 int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);
-void handle_register(mmkv_store *s);                 /* for fork */
+void handle_register(mmkv_store *s);                 /* for fork: before anything is opened or locked */
+void handle_ready(mmkv_store *s);
 void handle_forget(mmkv_store *s);
 bool slot_alive(mmkv_store *s, uint32_t slot);
 int handle_name(mmkv_store *s, uint32_t *handle, uint64_t *start_ns);
 int handle_alive(mmkv_store *s, uint32_t handle, uint64_t start_ns, int *alive);
+bool slot_stopped(mmkv_store *s, uint32_t slot);
 
 #endif

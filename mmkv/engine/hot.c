@@ -174,7 +174,7 @@ int sync_now(struct hot *h)
 
 /* ---- what store.py uses besides ---- */
 
-/* _attach(address of an mmkv_store, always, checkpoint): from now on the handle is this object's. */
+/* _attach(address of a cell, always, checkpoint): from now on the handle in it is this object's, and the cell is empty. */
 static PyObject *hot_attach(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct hot *h = (struct hot *)self;
@@ -182,10 +182,11 @@ static PyObject *hot_attach(PyObject *self, PyObject *const *args, Py_ssize_t n)
         PyErr_SetString(PyExc_TypeError, "_attach() takes 3 arguments, once");
         return NULL;
     }
-    void *store = PyLong_AsVoidPtr(args[0]);
+    mmkv_store **cell = PyLong_AsVoidPtr(args[0]);
     int always = PyObject_IsTrue(args[1]), checkpoint = PyObject_IsTrue(args[2]);
     if (PyErr_Occurred()) return NULL;
-    h->store = store;
+    h->store = *cell;
+    *cell = NULL;
     h->always = (char)always;
     h->checkpoint = (char)checkpoint;
     h->closed = 0;
@@ -337,6 +338,11 @@ static PyMethodDef module_methods[] = {
 
 static int module_exec(PyObject *module)
 {
+    /* What error_factory makes, and the hooks for forks, are those of the main interpreter. */
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
+        PyErr_SetString(PyExc_ImportError, "mmkv cannot be used in a subinterpreter: use threads or processes");
+        return -1;
+    }
     PyObject *type = PyType_FromModuleAndSpec(module, &hot_spec, NULL);
     if (!type) return -1;
     int bad = PyModule_AddType(module, (PyTypeObject *)type);

@@ -9,6 +9,8 @@
 
 #include "engine.h"
 
+enum { HANDLER_MS = 1000 }; /* that the handler of a signal takes, at most */
+
 static inline void pause_a_little(void)
 {
 #if defined(__x86_64__)
@@ -22,6 +24,56 @@ static int took(uint32_t *word)
 {
     guard_hold(word);
     return 0;
+}
+
+/* A wait that a signal has broken off, and that is taken up again when its handler has run, is one wait: else who gets a
+ * signal every second would never be told of a lock that is not let go. */
+static FAULT_LOCAL struct { const uint32_t *word; uint64_t start, end; } broken_off;
+
+uint64_t wait_start(const uint32_t *word)
+{
+    uint64_t now = os_now_ms();
+    bool again = broken_off.word == word && now - broken_off.end < HANDLER_MS;
+    broken_off.word = NULL;
+    return again ? broken_off.start : now;
+}
+
+int wait_broken_off(const uint32_t *word, uint64_t start)
+{
+    broken_off.word = word;
+    broken_off.start = start;
+    broken_off.end = os_now_ms();
+    return MMKV_INTERRUPTED;
+}
+
+/* Whom to name: one who holds a shard may be waiting for one who holds the allocator. */
+static uint32_t behind(mmkv_store *s, const uint32_t *word, uint32_t owner)
+{
+    uint32_t *allocator = &allocator_of(s)->l.lock, seen = load32(allocator);
+    if (word == allocator || !(seen & FMT_LOCK_WAITERS)) return owner;
+    os_wait(allocator, seen, LOCK_NAP_MS);
+    return load32(allocator) == seen ? seen & FMT_LOCK_OWNER : owner;
+}
+
+/* A live process keeps a lock. */
+int fail_held(mmkv_store *s, const uint32_t *word, uint32_t owner)
+{
+    uint64_t pid = owner < FMT_PROCESSES ? load(&process_of(s, owner)->pid) : 0;
+    int rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((const uint8_t *)word - base_of(s)),
+                  "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
+                  (unsigned long long)pid);
+    fail_pid(pid);
+    return rc;
+}
+
+/* For those who may take no lock: a shard has been in the middle of a change for too long. */
+int fail_half_written(mmkv_store *s, uint32_t shard)
+{
+    const uint32_t *word = &shard_of(s, shard)->l.lock;
+    uint32_t owner = load32(word) & FMT_LOCK_OWNER;
+    if (owner && slot_alive(s, owner)) return fail_held(s, word, owner);
+    return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process that died; "
+                "open the store with mode \"w\" to repair it", shard);
 }
 
 /* Take a lock word. *dead, if not 0, is the slot of the previous owner, who died: the caller must settle what it left
@@ -41,7 +93,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
             return took(word);
     }
     if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-    uint64_t start = os_now_ms();
+    uint64_t start = wait_start(word);
     for (;;) {
         uint32_t seen = load32(word);
         if (!seen) { /* others may be asleep: keep the bit */
@@ -55,25 +107,20 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
             seen |= FMT_LOCK_WAITERS;
         }
         uint64_t nap_start = os_now_ms();
-        if (os_wait(word, seen, LOCK_NAP_MS) && flags & INTERRUPTIBLE) return MMKV_INTERRUPTED;
+        bool signalled = os_wait(word, seen, LOCK_NAP_MS) != 0;
         uint64_t now = os_now_ms();
         if (load32(word) != seen) continue; /* somebody moved it: try again before asking anything */
         uint32_t owner = seen & FMT_LOCK_OWNER;
-        if (now - nap_start >= LOCK_NAP_MS && !slot_alive(s, owner)) {
+        /* Also where signals come so often that no nap is a whole one. */
+        if ((signalled || now - nap_start >= LOCK_NAP_MS) && !slot_alive(s, owner)) {
             if (__atomic_compare_exchange_n(word, &seen, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
                 *dead = owner;
                 return took(word);
             }
             continue;
         }
-        if (now - start >= s->lock_timeout_ms) {
-            uint64_t pid = owner < FMT_PROCESSES ? load(&process_of(s, owner)->pid) : 0;
-            rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((uint8_t *)word - base_of(s)),
-                      "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
-                      (unsigned long long)pid);
-            fail_pid(pid);
-            return rc;
-        }
+        if (now - start >= s->lock_timeout_ms) return fail_held(s, word, behind(s, word, owner));
+        if (signalled && flags & INTERRUPTIBLE) return wait_broken_off(word, start);
     }
 }
 

@@ -592,6 +592,19 @@ uint64_t os_pid(void)
     return (uint64_t)getpid();
 }
 
+/* Stopped by a signal or a debugger? Of other containers' processes nothing is to be seen: then no. */
+bool os_process_stopped(uint64_t pid)
+{
+    char name[40], text[256];
+    snprintf(name, sizeof name, "/proc/%llu/stat", (unsigned long long)pid);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    os_close(fd);
+    text[n > 0 ? n : 0] = 0;
+    const char *state = strrchr(text, ')'); /* behind the program's name, which may hold anything */
+    return state && state[1] == ' ' && (state[2] == 'T' || state[2] == 't');
+}
+
 int os_random(void *buffer, size_t length)
 {
     for (size_t got = 0; got < length;) {

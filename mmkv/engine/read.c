@@ -60,7 +60,7 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
     struct op op;
     struct place p;
     struct seal seal;
-    int rc = shard_lock(s, shard, &op, flags);
+    int rc = shard_lock(s, shard, &op, flags | INTERRUPTIBLE);
     if (rc) return rc;
     rc = index_find(s, op.sh, hash, key, key_length, &p);
     if (!rc && value_length) rc = use_record(s, p.record, buffer, capacity, value_length, same, &seal);
@@ -113,11 +113,10 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
         /* A long copy is not made under a lock: it goes on being tried. */
         if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, same, flags);
         if (load(&sh->failed)) return fail_unusable(sh);
-        if (!started) started = os_now_ms();
-        else if (os_now_ms() - started > s->lock_timeout_ms)
-            return fail(MMKV_LOCK_TIMEOUT, shard_at(shard), "shard %u is being written, or was left half-written by a process "
-                        "that died; open the store with mode \"w\" to repair it", shard);
-        os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
+        if (!started) started = wait_start(&sh->l.lock);
+        else if (os_now_ms() - started > s->lock_timeout_ms) return fail_half_written(s, shard);
+        if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1))
+            return wait_broken_off(&sh->l.lock, started);
     }
 }
 

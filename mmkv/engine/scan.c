@@ -140,17 +140,18 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
             } else if (s->writable) {
                 struct op op;
                 o.used = 0;
-                if ((rc = shard_lock(s, (uint32_t)shard, &op, flags))) return rc;
+                rc = shard_lock(s, (uint32_t)shard, &op, flags | INTERRUPTIBLE);
+                if (rc) return rc == MMKV_INTERRUPTED && *used ? 0 : rc; /* what there is already must not be lost */
                 rc = copy_table(s, (uint32_t)shard, (uint32_t)from, &o, &next, &bad);
                 shard_unlock(&op);
                 done = true;
             } else {
                 if (load(&sh->failed)) return fail_unusable(sh);
-                if (!started) started = os_now_ms();
-                else if (os_now_ms() - started > s->lock_timeout_ms)
-                    return fail(MMKV_LOCK_TIMEOUT, shard_at((uint32_t)shard), "shard %llu is being written, or was left half-written "
-                                "by a process that died; open the store with mode \"w\" to repair it", (unsigned long long)shard);
-                os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1);
+                if (*used) return 0;
+                if (!started) started = wait_start(&sh->l.lock);
+                else if (os_now_ms() - started > s->lock_timeout_ms) return fail_half_written(s, (uint32_t)shard);
+                if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1))
+                    return wait_broken_off(&sh->l.lock, started);
                 tries = 0;
             }
         }

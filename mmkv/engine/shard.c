@@ -27,7 +27,7 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
     uint32_t dead;
     int rc = map_all(s);
     if (unlikely(rc) || unlikely(rc = lock_word(s, &sh->l.lock, flags, &dead))) return rc;
-    op_open(op, s, &sh->l, &sh->log, flags);
+    op_open(op, s, &sh->l, &sh->log, flags & ~(unsigned)INTERRUPTIBLE); /* holding a lock, nobody gives up */
     op->sh = sh;
     op->shard = shard;
     op->epoch = load_acquire(&control_of(s)->epoch); /* after the lock: the checkpoint's cut relies on it */
@@ -297,7 +297,7 @@ int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
     int rc = read_only(s), rc2;
     if (unlikely(rc)) return rc;
     rc = draft_make(s, &d, hash, key, key_length, value, value_length, flags);
-    if (likely(!rc) && !(rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) {
+    if (likely(!rc) && !(rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags | INTERRUPTIBLE))) {
         rc = put_locked(&op, &d, flags);
         shard_unlock(&op);
     }
@@ -366,7 +366,7 @@ int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_lengt
         /* A long value is copied before the lock is taken, and removed if it is still the one that was copied. */
         if (buffer && capacity > COPY_MAX_UNDER_LOCK
             && (rc = read_copy(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
-        if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
+        if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags | INTERRUPTIBLE))) return rc;
         rc = index_find(s, op.sh, hash, key, key_length, &p);
         if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
         if (!rc && link && (p.record != copied.record || published(s, &p) != link)) rc = MMKV_WOULD_BLOCK;

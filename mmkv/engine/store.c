@@ -224,15 +224,17 @@ static int open_store(const char *path, const mmkv_options *o, struct repair *re
     pthread_mutex_init(&s->map_mutex, NULL);
     pthread_mutex_init(&s->file_mutex, NULL);
     if (o->guard && s->writable) shield_new(s);
+    handle_register(s);
     if (!(rc = open_file(s, path, o)) && !(s->path = os_absolute(path))) rc = fail_os("find the absolute path");
     faults_catch();
     if (!rc && !(rc = STORING(s, attach(s, o->mode, o->any_file_system != 0)))) {
         s->wary = s->shared_control != NULL;
-        handle_register(s);
+        handle_ready(s);
         *store = s;
         return 0;
     }
     mmkv_failure kept = *mmkv_failure_get();
+    handle_forget(s);
     let_go(s);
     os_close(s->fd);
     free(s->path);

@@ -37,7 +37,7 @@ static int swap_once(mmkv_store *s, uint64_t hash, const void *key, size_t key_l
     else rc = 0;
     if (rc == MMKV_NOT_FOUND) *same = false;
     if (rc == MMKV_NOT_FOUND || (!rc && !*same)) return 0;
-    if (rc || (rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags))) return rc;
+    if (rc || (rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags | INTERRUPTIBLE))) return rc;
     rc = expected_there(&op, hash, key, key_length, expected, expected_length, &compared, link, &p, same);
     if (!rc && *same) {
         rc = d ? put_at(&op, d, &p, true) : remove_at(&op, hash, &p);

@@ -1,0 +1,1 @@
+"""Many processes, one store: forks, hundreds of attachments, containers, stopped and dying processes, signals."""

@@ -1,0 +1,306 @@
+"""Processes that are stopped (SIGSTOP, a frozen container, a debugger): alive, and in possession of what they hold."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmkv
+from tests import shim
+from tests.processes.live import ALLOCATOR, CHECKPOINT_LOCK, asleep, looking_at, ptrace_where, stop_where
+from tests.support import Child, until
+
+KEYS = [b"key %d" % i for i in range(400)]
+
+WRITER = """
+    import sys, mmkv
+    db = mmkv.open(sys.argv[1], sync="manual", lock_timeout=60)
+    print("ready")
+    i = 0
+    while True:
+        db[b"key %d" % (i % 400)] = b"%d " % i + b"w" * (i % 300)
+        i += 1
+"""
+
+
+@pytest.fixture
+def filled(open_store: Any) -> Any:
+    db = open_store(shards=4, sync="manual", lock_timeout=0.1)
+    db.update(dict.fromkeys(KEYS, b"old"))
+    return db
+
+
+@pytest.fixture
+def writer(filled: Any, path: Path) -> Iterator[Child]:
+    with Child(WRITER, path) as child:
+        assert child.line() == "ready"
+        yield child
+
+
+def test_a_writer_stopped_in_the_middle_blocks_its_shard_and_is_named(filled: Any, writer: Child, path: Path) -> None:
+    pid = writer.process.pid
+    with looking_at(path) as live, mmkv.open(path, "r", lock_timeout=0.1) as reader:
+        stop_where(pid, lambda: bool(live.held(pid, odd=True)))
+        (shard,) = live.held(pid)
+        for key in KEYS:
+            if live.shard_of(key) == shard:
+                continue
+            filled[key] = b"new"
+            assert filled[key] == reader[key] == b"new"
+            assert filled.pop(key) == b"new"
+        assert len(filled) >= 0
+        theirs = next(key for key in KEYS if live.shard_of(key) == shard)
+        calls = [
+            lambda: filled.put(theirs, b"new"),
+            lambda: filled.pop(theirs),
+            lambda: filled[theirs],
+            lambda: theirs in filled,
+            lambda: reader[theirs],
+            lambda: list(filled),
+            lambda: list(reader),
+            lambda: filled.sync(),
+        ]
+        for call in calls:
+            with pytest.raises(mmkv.LockTimeoutError, match=f"process {pid}") as caught:
+                call()
+            assert caught.value.pid == pid
+        os.kill(pid, signal.SIGCONT)
+        filled[theirs] = b"new"
+        writer.kill()
+    assert filled.sync() == filled.durable_epoch
+
+
+def test_readers_do_not_wait_for_a_lock_that_is_only_held(filled: Any, writer: Child, path: Path) -> None:
+    """Between taking the lock and the first change, and after the last, there is nothing that a reader waits for."""
+    with looking_at(path) as live, mmkv.open(path, "r", lock_timeout=0.1) as reader:
+        stop_where(writer.process.pid, lambda: live.held(writer.process.pid) != live.held(writer.process.pid, odd=True))
+        for db in (filled, reader):
+            assert all(db[key] for key in KEYS)
+            assert sorted(db) == sorted(KEYS)
+        writer.kill()
+
+
+class Waiting(threading.Thread):
+    """A put in a thread of its own, which has to wait; what became of it is in `outcome`."""
+
+    def __init__(self, db: Any, key: bytes) -> None:
+        super().__init__()
+        self.db, self.key = db, key
+        self.outcome: object = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.db[self.key] = b"of the one who waited"
+            self.outcome = "done"
+        except mmkv.Error as error:
+            self.outcome = error
+
+
+@pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
+@pytest.mark.parametrize("odd", [False, True])
+def test_who_waits_for_a_stopped_writer_goes_on(
+    filled: Any, writer: Child, path: Path, end: int, odd: bool, open_store: Any
+) -> None:
+    """Whether it goes on or dies; with a timeout so long that it is not what ends the wait."""
+    pid = writer.process.pid
+    patient = open_store(mode="w", sync="manual", lock_timeout=600)
+    with looking_at(path) as live:
+        stop_where(pid, lambda: bool(live.held(pid, odd=odd)))
+        (shard,) = live.held(pid)
+        key = next(key for key in KEYS if live.shard_of(key) == shard)
+        waiting = Waiting(patient, key)
+        until(lambda: live.asks(shard))
+        os.kill(pid, end)
+        waiting.join()
+        assert waiting.outcome == "done"
+        writer.kill()
+    if end == signal.SIGKILL:
+        assert patient[key] == b"of the one who waited"
+
+
+def test_a_stopped_allocator_holds_up_those_who_want_pages(filled: Any, path: Path, open_store: Any) -> None:
+    """Whoever needs no pages goes on, in all shards; those who do are told of the one who holds them up."""
+    code = """
+        import sys, mmkv
+        db = mmkv.open(sys.argv[1], sync="manual")
+        print("ready")
+        while True:
+            db[b"large"] = b"x" * 40_000
+            del db[b"large"]
+    """
+    with Child(code, path) as writer, looking_at(path) as live:
+        assert writer.line() == "ready"
+        pid = writer.process.pid
+        assert filled.delete_many(KEYS[300:]) == 100  # room in each shard, so that no page is wanted
+        stop_where(pid, lambda: live.owner(ALLOCATOR) == pid and not live.held(pid))
+        for key in KEYS[:300]:
+            filled[key] = b"new"
+            assert filled[key] == b"new"
+        with pytest.raises(mmkv.LockTimeoutError) as caught:
+            filled[b"of mine"] = b"x" * 40_000
+        assert caught.value.pid == pid
+        # Those who wait for one who waits for the allocator, and holds a shard meanwhile: chunks of a new size.
+        patient = open_store(mode="w", sync="manual", lock_timeout=600)
+        shard = live.shard_of(KEYS[0])
+        new = {b"new %d" % i: b"x" * 200 for i in range(400) if live.shard_of(b"new %d" % i) == shard}
+        waiting = threading.Thread(target=patient.update, args=(new,), daemon=True)
+        waiting.start()
+        until(lambda: all(live.owner(live.lock_of(shard)) == os.getpid() for _ in range(200)))
+        with pytest.raises(mmkv.LockTimeoutError) as caught:
+            filled[KEYS[0]] = b"new"
+        assert caught.value.pid == pid
+        assert all(filled[key] == b"new" for key in KEYS[:300]), "reading needs no lock"
+        writer.kill()
+        waiting.join()
+        assert patient.items() >= new.items()
+        filled[b"of mine"] = b"x" * 40_000
+
+
+def preloaded(code: str, path: Path, library: Path) -> Child:
+    """A child whose flushes can be stopped (tests/shim.py)."""
+    return Child(shim.PRELUDE + textwrap.dedent(code), path, environment={"LD_PRELOAD": str(library)})
+
+
+def test_a_leader_that_is_stopped_is_named_to_those_who_sync(filled: Any, path: Path, library: Path) -> None:
+    """A checkpoint takes as long as the disk does, whatever lock_timeout is, but not as long as one stands still."""
+    code = """
+        db = mmkv.open(sys.argv[1], sync="manual")
+        db[b"k"] = b"v"
+        plan(1, "s")
+        print(db.sync())
+    """
+    with preloaded(code, path, library) as leader, looking_at(path) as live:
+        os.waitpid(leader.process.pid, os.WUNTRACED)
+        assert live.owner(CHECKPOINT_LOCK) == leader.process.pid
+        for key in KEYS:
+            filled[key] = b"new"
+        for call in (filled.sync, mmkv.open(path, "w", lock_timeout=0.1).close):
+            with pytest.raises(mmkv.LockTimeoutError, match=f"process {leader.process.pid}") as caught:
+                call()
+            assert caught.value.pid == leader.process.pid
+        os.kill(leader.process.pid, signal.SIGCONT)
+        leader.line()
+        leader.end()
+    assert filled.sync() == filled.durable_epoch
+
+
+def test_who_is_stopped_at_the_first_write_to_a_clean_file_stops_nobody(path: Path, library: Path) -> None:
+    with mmkv.open(path) as db:
+        db.update(dict.fromkeys(KEYS, b"old"))
+    code = """
+        db = mmkv.open(sys.argv[1], sync="manual")
+        plan(1, "s")
+        db[b"k"] = b"v"
+        print("written")
+    """
+    with mmkv.open(path, lock_timeout=0.1) as db, preloaded(code, path, library) as first, looking_at(path) as live:
+        os.waitpid(first.process.pid, os.WUNTRACED)
+        assert live.owner(CHECKPOINT_LOCK) == first.process.pid
+        for key in KEYS:
+            db[key] = b"new"
+        os.kill(first.process.pid, signal.SIGCONT)
+        assert first.line() == "written"
+        first.end()
+        assert db[b"k"] == b"v"
+        assert db.sync() == db.durable_epoch
+
+
+def test_a_process_in_a_debugger_is_a_live_one(filled: Any, writer: Child, path: Path) -> None:
+    pid = writer.process.pid
+    with looking_at(path) as live, ptrace_where(pid, lambda: bool(live.held(pid, odd=True))):
+        (shard,) = live.held(pid)
+        theirs = next(key for key in KEYS if live.shard_of(key) == shard)
+        with pytest.raises(mmkv.LockTimeoutError) as caught:
+            filled[theirs] = b"new"
+        assert caught.value.pid == pid
+    filled[theirs] = b"new"
+    writer.kill()
+
+
+# -- signals to those who wait ----------------------------------------------------------------------------------------
+
+WAITER = """
+    import signal, sys, mmkv
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    rang = 0
+    def ring(*_):
+        global rang
+        rang += 1
+    signal.signal(signal.SIGALRM, ring)
+    db = mmkv.open(sys.argv[1], sys.argv[2], sync="manual", lock_timeout=float(sys.argv[3]))
+    key = sys.argv[4].encode()
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[6]), float(sys.argv[6]))
+    call = {
+        "put": lambda: db.put(key, b"of the one who waited"),
+        "get": lambda: db[key],
+        "pop": lambda: db.pop(key),
+        "iterate": lambda: len(list(db)),
+        "sync": lambda: db.sync(),
+    }[sys.argv[5]]
+    try:
+        print("ready")
+        call()
+        print("done")
+    except BaseException as error:
+        print(type(error).__name__)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(rang)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "call"), [("w", "put"), ("w", "get"), ("w", "pop"), ("w", "iterate"), ("r", "get"), ("r", "iterate")]
+)
+def test_ctrl_c_ends_a_wait(filled: Any, writer: Child, path: Path, mode: str, call: str) -> None:
+    pid = writer.process.pid
+    with looking_at(path) as live:
+        stop_where(pid, lambda: bool(live.held(pid, odd=True)))
+        (shard,) = live.held(pid)
+        key = next(key for key in KEYS if live.shard_of(key) == shard).decode()
+        with Child(WAITER, path, mode, 600, key, call, 0) as waiter:
+            assert waiter.line() == "ready"
+            until(lambda: live.asks(shard) if mode == "w" else asleep(waiter.process.pid))
+            waiter.process.send_signal(signal.SIGINT)
+            assert waiter.line() == "KeyboardInterrupt"
+            assert waiter.line() == "0"
+            waiter.end()
+        writer.kill()
+
+
+@pytest.mark.parametrize("call", ["put", "get"])
+def test_a_timer_does_not_put_off_the_timeout(filled: Any, writer: Child, path: Path, call: str) -> None:
+    """Each signal breaks a wait off, and its handler runs; what was waited already counts."""
+    pid = writer.process.pid
+    with looking_at(path) as live:
+        stop_where(pid, lambda: bool(live.held(pid, odd=True)))
+        (shard,) = live.held(pid)
+        key = next(key for key in KEYS if live.shard_of(key) == shard).decode()
+        with Child(WAITER, path, "w", 0.5, key, call, 0.02) as waiter:
+            assert waiter.line() == "ready"
+            assert waiter.line() == "LockTimeoutError"
+            assert int(waiter.line()) > 0
+            waiter.end()
+        writer.kill()
+
+
+def test_a_timer_does_not_put_off_taking_over_from_the_dead(filled: Any, writer: Child, path: Path) -> None:
+    pid = writer.process.pid
+    with looking_at(path) as live:
+        stop_where(pid, lambda: bool(live.held(pid, odd=True)))
+        (shard,) = live.held(pid)
+        key = next(key for key in KEYS if live.shard_of(key) == shard).decode()
+        with Child(WAITER, path, "w", 600, key, "put", 0.02) as waiter:
+            assert waiter.line() == "ready"
+            until(lambda: live.asks(shard))
+            writer.kill()
+            assert waiter.line() == "done"
+            waiter.line()
+            waiter.end()
