@@ -306,8 +306,8 @@ def test_pools(open_store: Any, method: str) -> None:
         mode, options = pool.submit(options_of, db).result()
     assert mode == "w"
     assert options == {
-        "max_size": 64 << 20, "lock_timeout": 7.5, "verify_reads": True, "sync": "manual", "shards": None, "perm": 0o600,
-        "guard": False,
+        "max_size": 64 << 20, "lock_timeout": 7.5, "verify_reads": True, "sync": "manual", "shards": None,
+        "perm": 0o600, "guard": False,
     }  # fmt: skip
     with context.Pool(2, initializer=keep, initargs=(db,)) as pool2:
         pool2.map(fill_global, range(4000, 5000, 200))
