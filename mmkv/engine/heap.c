@@ -312,7 +312,8 @@ static int kill_chunk(struct op *op, struct fmt_chunk *c, uint64_t offset)
 {
     struct fmt_class *k = &op->sh->class_[c->class_];
     struct fmt_extent *e = extent_at(op->s, offset);
-    if (!e) return fail(MMKV_CORRUPT, offset, "a chunk has no descriptor");
+    if (!e || !e->born || fmt_epoch_of(e->dead)) /* heap_trim relies on it: a list that leads back to its start has an end */
+        return fail(MMKV_CORRUPT, offset, "a listed chunk has no live descriptor");
     int rc = list_remove(op, c, offset);
     if (rc) return rc;
     set(op, WORD(k->pages), pair(k->pages - (1u << c->order), k->singles));
