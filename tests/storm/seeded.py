@@ -67,9 +67,10 @@ BUGS = [
         "no-rollback",
         "who takes a dead one's lock does not undo what it had begun",
         "shard.c",
-        "fail_unusable(op->sh) : op_rollback(op);",
+        "fail_unusable(op->sh) : transaction_undo(op);",
         "fail_unusable(op->sh)\n"
-        "        : (store(&op->log->count, 0), store(&op->l->version, (op->l->version + 1) & ~1ull), 0);",
+        "        : (store(op->count, 0), store(&op->l->version, (op->l->version + 1) & ~1ull),\n"
+        "           store(&op->sh->log.transaction, 0), 0);",
         ("owners",),
     ),
     Bug(
