@@ -14,6 +14,7 @@ import pytest
 
 import mmkv
 from mmkv._native import ffi, lib
+from tests.processes.live import looking_at, stop_where
 from tests.support import Child, beside_tests, check_report
 
 LONG = 100_000  # bytes: an extent of its own, compared with no lock held
@@ -512,6 +513,67 @@ def test_money_is_never_made_nor_lost_whoever_is_killed(open_store: Any, path: P
         check_report(db.verify(), path)
     serial = int.from_bytes(db[b"serial"], "little")
     assert sum(int.from_bytes(db[key], "little") for key in db if key.startswith(b"moves")) == serial
+
+
+COMMITTER = """
+    import sys, mmkv
+    db = mmkv.open(sys.argv[1], "w", sync="manual", lock_timeout=60)
+    print("ready")
+    i = 0
+    while True:
+        i += 1
+        with db.transaction() as t:
+            t.update((b"key %d" % j, b"%d " % i + b"w" * (j * i % 700)) for j in range(400))
+"""
+
+
+def test_a_process_stopped_in_a_transaction_keeps_others_out_and_killed_lets_them_in(
+    open_store: Any, path: Path
+) -> None:
+    keys = [b"key %d" % i for i in range(400)]
+    db = open_store(shards=4, sync="manual", lock_timeout=0.1)
+    db.update((key, b"0 ") for key in keys)
+    with Child(COMMITTER, path) as child, looking_at(path) as live:
+        pid = child.process.pid
+        assert child.line() == "ready"
+        stop_where(pid, lambda: 1 < len(live.held(pid, odd=True)) < 4)
+        held = live.held(pid)
+        assert held == [0, 1, 2, 3]
+        theirs = next(key for key in keys if live.shard_of(key) == live.held(pid, odd=True)[0])
+        for call in (lambda: db.put(theirs, b""), lambda: db[theirs], lambda: db._commit({}, {theirs: b"", b"x": b""})):
+            with pytest.raises(mmkv.LockTimeoutError) as caught:
+                call()
+            assert caught.value.pid == pid
+        child.kill()
+    rounds = {value.split()[0] for value in db.get_many(keys)}
+    assert len(rounds) == 1, f"a transaction half happened: rounds {rounds}"
+    check_report(db.verify(), path)
+
+
+def test_a_transaction_that_gets_one_lock_and_not_the_other_has_not_happened(open_store: Any, path: Path) -> None:
+    keys = [b"key %d" % i for i in range(400)]
+    db = open_store(shards=4, sync="manual", lock_timeout=0.1)
+    db.update((key, b"old") for key in keys)
+    writer = COMMITTER.replace("range(400)", "range(1)")
+    with Child(writer, path) as child, looking_at(path) as live:
+        pid = child.process.pid
+        assert child.line() == "ready"
+        stop_where(pid, lambda: bool(live.held(pid, odd=True)))
+        (shard,) = live.held(pid)
+        others = [key for key in keys if live.shard_of(key) != shard]
+        theirs = next(key for key in keys[1:] if live.shard_of(key) == shard)
+        with pytest.raises(mmkv.LockTimeoutError) as caught, db.transaction() as t:
+            t.update(dict.fromkeys([theirs, *others], b"new"))
+        assert caught.value.pid == pid
+        assert set(db.get_many(others)) == {b"old"}
+        with db.transaction() as t:
+            t.update(dict.fromkeys(others, b"new"))
+        os.kill(pid, signal.SIGCONT)
+        with db.transaction() as t:
+            t[theirs] = t[others[0]]
+        assert db[theirs] == b"new"
+        child.kill()
+    check_report(db.verify(), path)
 
 
 def test_a_thread_of_the_same_process_does_not_see_half(store: Any) -> None:
