@@ -24,6 +24,7 @@ enum {
     INTERRUPTIBLE = 0x100,       /* flag of lock_word: a signal ends the wait with MMKV_INTERRUPTED */
     NO_GROWTH = 0x200,           /* flag of pages_take: MMKV_FULL, without more words, rather than a longer file */
     LOCK_NAP_MS = 50,            /* a waiter asks this often whether the owner is alive */
+    LOOK_FOR_SIGNALS_MS = 200,   /* a wait that may be broken off is, this often: a signal between two naps ends neither */
     WAIT_LOOK_MS = 100           /* who waits for a change looks this often, lest the writer died before its wake */
 };
 

@@ -93,7 +93,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
             return took(word);
     }
     if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-    uint64_t start = wait_start(word);
+    uint64_t start = wait_start(word), entered = os_now_ms();
     for (;;) {
         uint32_t seen = load32(word);
         if (!seen) { /* others may be asleep: keep the bit */
@@ -120,7 +120,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
             continue;
         }
         if (now - start >= s->lock_timeout_ms) return fail_held(s, word, behind(s, word, owner));
-        if (signalled && flags & INTERRUPTIBLE) return wait_broken_off(word, start);
+        if (flags & INTERRUPTIBLE && (signalled || now - entered >= LOOK_FOR_SIGNALS_MS)) return wait_broken_off(word, start);
     }
 }
 

@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
 {
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct fmt_shard *sh = shard_of(s, shard);
-    uint64_t version, started = 0;
+    uint64_t version, started = 0, entered = 0;
     struct seal seal;
     int rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
@@ -113,9 +113,10 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
         /* A long copy is not made under a lock: it goes on being tried. */
         if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, same, flags);
         if (load(&sh->failed)) return fail_unusable(sh);
-        if (!started) started = wait_start(&sh->l.lock);
-        else if (os_now_ms() - started > s->lock_timeout_ms) return fail_half_written(s, shard);
-        if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1))
+        uint64_t now = os_now_ms();
+        if (!started) started = wait_start(&sh->l.lock), entered = now;
+        else if (now - started > s->lock_timeout_ms) return fail_half_written(s, shard);
+        if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1) || now - entered >= LOOK_FOR_SIGNALS_MS)
             return wait_broken_off(&sh->l.lock, started);
     }
 }

@@ -122,7 +122,7 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
     int rc = shard_stale(s);
     if (rc || (rc = map_all(s))) return rc;
     for (;;) {
-        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0, bad = 0;
+        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0, entered = 0, bad = 0;
         if (shard >= s->shard_count) return *used ? 0 : MMKV_NOT_FOUND;
         if (from >= 1u << FMT_DEPTH_MAX) return fail(MMKV_INVALID, 0, "not a cursor");
         struct fmt_shard *sh = shard_of(s, (uint32_t)shard);
@@ -148,9 +148,11 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
             } else {
                 if (load(&sh->failed)) return fail_unusable(sh);
                 if (*used) return 0;
-                if (!started) started = wait_start(&sh->l.lock);
-                else if (os_now_ms() - started > s->lock_timeout_ms) return fail_half_written(s, (uint32_t)shard);
-                if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1))
+                uint64_t now = os_now_ms();
+                if (!started) started = wait_start(&sh->l.lock), entered = now;
+                else if (now - started > s->lock_timeout_ms) return fail_half_written(s, (uint32_t)shard);
+                if (os_wait((const uint32_t *)(const void *)&sh->l.version, (uint32_t)load(&sh->l.version), 1)
+                    || now - entered >= LOOK_FOR_SIGNALS_MS)
                     return wait_broken_off(&sh->l.lock, started);
                 tries = 0;
             }
