@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.storm.linear import ABSENT, ANY, CLEAR, KEEP, PRESENT, Add, Op, Set, State, Wants, equal, unequal
+from tests.storm.serial import Transaction
 
 # A value is its number, eight bytes, again and again: number = writer << 44 | count << 24 | size.
 SIZE_MIN = 8
@@ -145,10 +146,18 @@ def calls_of(who: int, log: Log, gone: int) -> Iterator[Call]:
         else:
             call.called, call.returned, call.result = entry
             call.killed = False
-            yield call
+            yield _since(call)
             call = None
     if call is not None:
-        yield call
+        yield _since(call)
+
+
+def _since(call: Call) -> Call:
+    """A transaction counts as one step of all the time from its beginning; one of reads need not look at them again."""
+    if call.name == "txn":
+        call.called = call.arguments[0]
+        call.arguments = call.arguments[1:]
+    return call
 
 
 @dataclass
@@ -280,6 +289,14 @@ def _popitem(call: Call, arguments: Any, result: Any, keys: Iterable[int]) -> It
         yield result[0], equal(result[1]), CLEAR
 
 
+def _txn(call: Call, arguments: Any, result: Any, _: Any) -> Iterator[Any]:
+    reads, writes = arguments
+    written = dict(writes)
+    if call.killed or result:  # in vain, it was one of nothing
+        for key, found in reads:
+            yield key, equal(found), Set(written[key]) if key in written else KEEP
+
+
 def _nothing(call: Call, arguments: Any, result: Any, keys: Any) -> Iterator[Any]:
     return iter(())
 
@@ -293,4 +310,19 @@ _MANY: dict[str, Any] = {
     "keys": _keys,
     "popitem": _popitem,
     "sync": _nothing,
+    "txn": _txn,
 }
+
+
+def transactions_of(call: Call, keys: Iterable[int]) -> Iterator[Transaction]:
+    """The same as transactions: one of several keys is one, everything else one for each key."""
+    if call.name == "txn":
+        reads, writes = map(dict, call.arguments)
+        conflict = not call.killed and not call.result
+        yield Transaction(call.called, call.returned, reads, writes, call.killed, conflict, call)
+        return
+    for key, wants, effect in _operations(call, keys):
+        if wants.among and (effect is not KEEP or not call.killed):
+            (found,) = wants.states
+            writes = {key: effect.value} if isinstance(effect, Set) else {}
+            yield Transaction(call.called, call.returned, {key: found}, writes, call.killed, source=call)

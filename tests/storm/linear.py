@@ -220,7 +220,7 @@ class _Search:
             met.add((base, done, state))
             if len(met) > STEPS_MOST:
                 raise Undecided(f"after {STEPS_MOST:,} steps; {self.explain(furthest)}")
-            if base > furthest[0]:
+            if base + done.bit_count() > furthest[0] + furthest[1].bit_count():
                 furthest = base, done, state, found
             for number, after in self.choices(base, done, state, found, first):
                 stack.append((base, done | 1 << number - base, after))
@@ -228,7 +228,8 @@ class _Search:
 
     def explain(self, furthest: tuple[int, int, State, list[int]]) -> str:
         base, done, state, found = furthest
-        around = [f"    {self.ops[number]}" for number in range(max(0, base - 8), base)]
+        put = [number for number in range(len(self.ops)) if number < base or done >> number - base & 1]
+        around = [f"    {self.ops[number]}" for number in put[-8:]]
         stuck = [f"  * {self.ops[number]}" for number in found[:30]]
         stuck += [f"  yet to see this: {self.ops[number]}" for number in self.unseen(state, base, done)]
         then = [
@@ -237,7 +238,7 @@ class _Search:
         ahead = [f"    {self.ops[number]}" for number in then[:6]]
         return "\n".join(
             [
-                f"{base} of {len(self.ops)} operations can be put in an order; then the key has {state!r} and no way "
+                f"{len(put)} of {len(self.ops)} operations can be put in an order; then the key has {state!r} and no way "
                 "on; called by then are those marked:",
                 *around,
                 *stuck,

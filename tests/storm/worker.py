@@ -52,6 +52,9 @@ ROLES: dict[str, dict[str, int]] = {
     "swapper": {"swap": 10, "add": 10, "replace": 10, "delete": 10, "get": 10},
     "counter": {"incr": 50, "get_counter": 10, "pop_counter": 1},
     "waiter": {"wait": 5, "put": 1},
+    "transactor": {"transact": 10, "get": 1, "get_many": 1},
+    "exchanger": {"exchange": 5, "get": 1, "items": 1},
+    "watcher": {"get": 5, "items": 5, "keys": 1, "sync": 1},
     "keeper": {"put": 10, "get": 10, "sync": 3, "items": 2, "keys": 2},
     "owner": {},
     "clearer": {"put": 100, "get": 100, "put_many": 10, "popitem": 20, "clear": 1},
@@ -175,6 +178,38 @@ class Worker:
                 return TIMEOUT
 
         self.call(work, "wait", key, read_value(old), result=lambda got: got if got == TIMEOUT else read_value(got))
+
+    def exchange(self) -> None:
+        """A swap that has seen what it swaps, for keys that transactions use."""
+        key, new = self.key(), self.value()
+        name, value = key_of(key), value_of(new)
+        expected = self.db.get(name)
+        swap = lambda: self.db.compare_and_swap(name, expected, value)  # noqa: E731
+        self.call(swap, "compare_and_swap", key, read_value(expected), new)
+
+    def transact(self) -> None:
+        """Read some keys, and write new values to some of those."""
+        keys = self.some_keys()
+        count = self.rng.randint(0, len(keys))
+        since = NOW()
+        with self.db.transaction() as t:
+            reads = [(key, read_value(t.get(key_of(key)))) for key in keys]
+            writes = [(key, self.value()) for key in keys[:count]]
+            for key, number in writes:
+                t.put(key_of(key), value_of(number))
+            if self.rng.random() < 0.05:
+                t.abort()
+                return
+
+            def commit() -> bool:
+                try:
+                    t.__exit__(None, None, None)
+                except mmkv.ConflictError:
+                    return False
+                return True
+
+            self.call(commit, "txn", since, reads, writes)
+            t.abort()
 
     def incr(self) -> None:
         key, delta = COUNTERS + self.rng.randrange(COUNTERS_USED), self.rng.randint(1, 3)

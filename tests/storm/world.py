@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import mmkv
-from tests.storm import linear, worker
-from tests.storm.history import COUNTERS, Call, History, Log, calls_of, read_item
+from tests.storm import linear, serial, worker
+from tests.storm.history import COUNTERS, Call, History, Log, calls_of, read_item, transactions_of
 from tests.storm.owner import PREFIX, differences, owner_of, steps_of
 from tests.storm.remains import Remains, Words
 from tests.storm.worker import COUNTERS_USED, NOW, Plan
@@ -62,6 +62,8 @@ SCENES = [
     Scene("many keys", 4, 2000, (8, 16, 60, 300), ("bulk", "mixed", "reader", "clearer"), many=150),
     Scene("growth", 2, 3000, (100, 400, 1500, 5000, 30_000), ("owner", "bulk", "owner", "reader", "keeper"), many=100),
     Scene("checkpoints", 64, 300, (8, 100, 1000, 20_000), ("owner", "keeper", "mixed", "reader"), many=60, sync=0.05),
+    Scene("transactions", 4, 8, (8, 60, 700), ("transactor", "transactor", "exchanger", "watcher"), many=5),
+    Scene("large transactions", 2, 4, (60, 5000, 20_000, 50_000), ("transactor", "transactor", "watcher"), many=4),
     Scene("one lock", 1, 50, (8, 60), ("owner", "writer", "writer"), many=8),
     Scene("owners", 8, 8, (8, 60, 60, 60, 700), ("owner", "owner", "owner", "mixed"), many=8, pause=0.003),
 ]
@@ -375,6 +377,16 @@ class Storm:
                 linear.check(ops, self.content.get(key))
             except (linear.NotLinearizable, linear.Undecided) as error:
                 raise Failed(f"key {key}: {error}") from None
+        if any(call.name == "txn" for call in calls):
+            self.check_transactions(calls)
+
+    def check_transactions(self, calls: list[Call]) -> None:
+        """Where there are transactions nobody writes what he has not read, so that all can be checked together."""
+        keys = range(self.scene.keys)
+        try:
+            serial.check((one for call in calls for one in transactions_of(call, keys)), self.content)
+        except serial.NotSerialisable as error:
+            raise Failed(f"transactions: {error}") from None
 
     def check_aside(self, calls: list[Call]) -> None:
         """The same in another process, while the storm goes on; the one before has to have come to its end."""
