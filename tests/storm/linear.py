@@ -238,7 +238,7 @@ class _Search:
         ahead = [f"    {self.ops[number]}" for number in then[:6]]
         return "\n".join(
             [
-                f"{len(put)} of {len(self.ops)} operations can be put in an order; then the key has {state!r} and no way "
+                f"{len(put)} of {len(self.ops)} operations can be put in order; then the key has {state!r}, and no way "
                 "on; called by then are those marked:",
                 *around,
                 *stuck,
