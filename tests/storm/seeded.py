@@ -131,6 +131,22 @@ BUGS = [
         ("large values",),
     ),
     Bug(
+        "add-overwrites",
+        "an add puts whatever is there",
+        "shard.c",
+        "if (!rc && flags & MMKV_ADD) return MMKV_EXISTS;",
+        "",
+        ("three keys", "counters and waiters"),
+    ),
+    Bug(
+        "counter-put",
+        "a counter is read, and the sum put, whatever it is by then",
+        "swap.c",
+        "rc = shard_swap(s, hash, key, key_length, absent ? NULL : old, sizeof old, new_, sizeof new_, flags, &done);",
+        f"{BREAK}\n        done = !(rc = shard_put(s, hash, key, key_length, new_, sizeof new_, flags));",
+        ("counters and waiters",),
+    ),
+    Bug(
         "length-asked-first",
         "one who attaches asks for the file's length before what others say it is",
         "attach.c",
@@ -140,6 +156,22 @@ BUGS = [
         "        goto out;\n"
         "    }\n",
         ("growth",),
+    ),
+    Bug(
+        "reads-not-looked-at",
+        "a transaction happens although what it read has changed",
+        "commit.c",
+        "return rc || !same ? conflict(c, item) : 0;",
+        "return 0;",
+        ("transactions",),
+    ),
+    Bug(
+        "undone-after-all",
+        "who takes over a shard of a transaction that has happened undoes it there",
+        "transaction.c",
+        "if (!load_acquire(&t->committed)) {",
+        "if (true) {",
+        ("transactions", "large transactions"),
     ),
 ]
 QUICK = ("no-rollback",)

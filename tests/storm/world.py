@@ -471,7 +471,7 @@ def long_run(seconds: float, seed: str, processes: int, directory: Path | None =
     with tempfile.TemporaryDirectory(prefix="mmkv-storm-", dir=directory) as name:
         this = Storm(LONG_RUN, Path(name) / "store.mmkv", seed, tally)
         while time.monotonic() < end:
-            this.round(processes, min(4.0, max(0.5, end - time.monotonic())), aside=True)
+            this.round(processes, min(8.0, max(0.5, end - time.monotonic())), aside=True)
         last = this.stats
         this.end()
     return (
