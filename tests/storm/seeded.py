@@ -157,22 +157,6 @@ BUGS = [
         "    }\n",
         ("growth",),
     ),
-    Bug(
-        "reads-not-looked-at",
-        "a transaction happens although what it read has changed",
-        "commit.c",
-        "return rc || !same ? conflict(c, item) : 0;",
-        "return 0;",
-        ("transactions",),
-    ),
-    Bug(
-        "undone-after-all",
-        "who takes over a shard of a transaction that has happened undoes it there",
-        "transaction.c",
-        "if (!load_acquire(&t->committed)) {",
-        "if (true) {",
-        ("transactions", "large transactions"),
-    ),
 ]
 QUICK = ("no-rollback",)
 
