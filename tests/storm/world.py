@@ -52,6 +52,7 @@ class Scene:
     sync: str | float = "manual"
     pause: float = 0.01
     """Seconds between kills, about."""
+    guard: bool = False
 
 
 SCENES = [
@@ -62,6 +63,7 @@ SCENES = [
     Scene("many keys", 4, 2000, (8, 16, 60, 300), ("bulk", "mixed", "reader", "clearer"), many=150),
     Scene("growth", 2, 3000, (100, 400, 1500, 5000, 30_000), ("owner", "bulk", "owner", "reader", "keeper"), many=100),
     Scene("checkpoints", 64, 300, (8, 100, 1000, 20_000), ("owner", "keeper", "mixed", "reader"), many=60, sync=0.05),
+    Scene("guarded", 2, 12, (8, 700, 20_000), ("mixed", "owner", "reader", "keeper"), many=12, guard=True),
     Scene("one lock", 1, 50, (8, 60), ("owner", "writer", "writer"), many=8),
     Scene("owners", 8, 8, (8, 60, 60, 60, 700), ("owner", "owner", "owner", "mixed"), many=8, pause=0.003),
 ]
@@ -313,7 +315,8 @@ class Storm:
         self.content: dict[int, Any] = {}
         mmkv.open(path, "n", shards=scene.shards, sync="manual").close()
         self.words = Words(path, scene.shards)
-        self.plan = Plan(path, scene.keys, scene.sizes, scene.many, {"sync": scene.sync, "lock_timeout": PATIENCE})
+        options = {"sync": scene.sync, "lock_timeout": PATIENCE, "guard": scene.guard}
+        self.plan = Plan(path, scene.keys, scene.sizes, scene.many, options)
 
     @contextmanager
     def held(self) -> Iterator[None]:
