@@ -157,6 +157,30 @@ BUGS = [
         "    }\n",
         ("growth",),
     ),
+    Bug(
+        "reads-not-looked-at",
+        "a transaction happens although what it read has changed",
+        "commit.c",
+        "return rc || !same ? conflict(c, item) : 0;",
+        "return 0;",
+        ("transactions",),
+    ),
+    Bug(
+        "reads-elsewhere-not-looked-at",
+        "a transaction looks again only at what it read in shards that it writes to",
+        "commit.c",
+        "j < c->part[i].looks && !rc; j++) rc = as_it_was",
+        "j < (c->part[i].changes ? c->part[i].looks : 0) && !rc; j++) rc = as_it_was",
+        ("transactions",),
+    ),
+    Bug(
+        "half-left",
+        "who takes over a shard of a transaction that has not happened leaves what was written there",
+        "transaction.c",
+        "if (!load_acquire(&t->committed)) {",
+        "if (false) {",
+        ("transactions", "large transactions"),
+    ),
 ]
 QUICK = ("no-rollback",)
 

@@ -21,7 +21,7 @@ from tests.storm.world import SCENES, Storm, Tally
 tally = Tally()
 for number, scene in enumerate(SCENES):
     this = Storm(scene, Path(sys.argv[2]) / "store.mmkv", f"{sys.argv[1]} {number}", tally)
-    this.round(6, 0.5)
+    this.round(6, 0.4)
     this.end()
 assert tally.calls() > 0 and len(tally.deaths) > 0
 """

@@ -63,6 +63,8 @@ SCENES = [
     Scene("many keys", 4, 2000, (8, 16, 60, 300), ("bulk", "mixed", "reader", "clearer"), many=150),
     Scene("growth", 2, 3000, (100, 400, 1500, 5000, 30_000), ("owner", "bulk", "owner", "reader", "keeper"), many=100),
     Scene("checkpoints", 64, 300, (8, 100, 1000, 20_000), ("owner", "keeper", "mixed", "reader"), many=60, sync=0.05),
+    Scene("transactions", 4, 8, (8, 60, 700), ("transactor", "transactor", "exchanger", "watcher"), many=5),
+    Scene("large transactions", 2, 4, (60, 5000, 20_000, 50_000), ("transactor", "transactor", "watcher"), many=4),
     Scene("guarded", 2, 12, (8, 700, 20_000), ("mixed", "owner", "reader", "keeper"), many=12, guard=True),
     Scene("one lock", 1, 50, (8, 60), ("owner", "writer", "writer"), many=8),
     Scene("owners", 8, 8, (8, 60, 60, 60, 700), ("owner", "owner", "owner", "mixed"), many=8, pause=0.003),
