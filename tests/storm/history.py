@@ -96,9 +96,9 @@ class Log:
         self.at = end
         self.words[0] = end
 
-    def room(self, least: int = 65_536) -> bool:
-        """Whether it is not nearly full."""
-        return self.end - self.at > least
+    def room(self, least: int) -> bool:
+        """Whether so many bytes are free, and some for the return of a call."""
+        return self.end - self.at > least + 65_536
 
     @property
     def in_call(self) -> bool:

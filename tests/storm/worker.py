@@ -302,7 +302,7 @@ class Worker:
             raise
         if self.steps:
             self.own(stop)
-        while not self.steps and not stop[0] and self.log.room():
+        while not self.steps and not stop[0] and self.log.room(self.plan.keys * 100):
             for act in self.rng.choices(self.acts, self.weights, k=10):
                 act()
         self.db.close()

@@ -181,7 +181,7 @@ class Round:
     def spawn(self, role: str) -> None:
         self.storm.who += 1
         who = self.storm.who
-        log = Log(max(LOG_BYTES, self.storm.scene.keys * 200))
+        log = Log(LOG_BYTES + self.storm.scene.keys * 200)
         seed = f"{self.storm.seed} {who}"
         pid = worker.start(self.storm.plan, who, role, log, seed, self.stop, self.errors)
         one = Running(who, pid, role, log, os.pidfd_open(pid))
@@ -468,13 +468,15 @@ def storm(
 
 
 def long_run(seconds: float, seed: str, processes: int, directory: Path | None = None) -> str:
-    """One store, and round after round with it, until the time is up; returns what was done."""
+    """One store, and round after round with it, until the time is up; returns, and says on the way, what was done."""
     tally = Tally()
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="mmkv-storm-", dir=directory) as name:
         this = Storm(LONG_RUN, Path(name) / "store.mmkv", seed, tally)
         while time.monotonic() < end:
             this.round(processes, min(8.0, max(0.5, end - time.monotonic())), aside=True)
+            if tally.rounds % 20 == 0:
+                print(f"{tally}\n", flush=True)
         last = this.stats
         this.end()
     return (
