@@ -66,12 +66,12 @@ def test_growth_by_others_is_not_taken_for_damage(path: Path) -> None:
     grow = """
         import sys, mmkv
         with mmkv.open(sys.argv[1], "w", sync="manual") as db:
-            for i in range(150):
+            for i in range(300):
                 db[b"%d" % i] = bytes(1_100_000)
         print("end", flush=True)
         """
     with Child(grow, path) as child, mmkv.open(path, "w", sync="manual") as db:
-        while len(db) < 150:
+        while len(db) < 300:
             with mmkv.open(path, "w", sync="manual") as other:
                 assert other.stats().file_bytes <= db.stats().file_bytes
         assert child.line() == "end"
