@@ -370,12 +370,14 @@ static int checkpoint_led(mmkv_store *s, uint64_t *epoch)
 }
 
 /* Has anything been written since the last one? Also where that failed, so that it is said. */
-bool checkpoint_wanted(const mmkv_store *s)
+bool checkpoint_wanted(mmkv_store *s)
 {
     if (load32(&control_of(s)->failed)) return true;
     for (uint32_t i = 0; i < s->shard_count; i++)
         if (load(&shard_of(s, i)->epoch) > load(&control_of(s)->durable)) return true;
-    return false;
+    /* The file may have grown for something that was then not stored: a clean file has the length that its slot says. */
+    int which = slot_newest(s);
+    return which >= 0 && slot_of(s, which)->file_length != zones_end(s);
 }
 
 /* Group commit: return when everything written until now is durable, leading if nobody does. A checkpoint cut for less is

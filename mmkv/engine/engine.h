@@ -603,7 +603,7 @@ static inline const uint8_t *record_key(const struct fmt_record *r)
 
 /* ---- checkpoint.c ---- */
 int checkpoint(mmkv_store *s, uint64_t *epoch);
-bool checkpoint_wanted(const mmkv_store *s);         /* has anything been written since the last one? */
+bool checkpoint_wanted(mmkv_store *s);               /* has anything been written since the last one? */
 int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch);
 void checkpoint_unlock(mmkv_store *s);               /* for a leader that was broken off */
 int checkpoint_mark_dirty(mmkv_store *s);

@@ -653,3 +653,12 @@ def test_trouble_in_the_background_is_told_once_and_raised_by_sync_and_close(pat
         """,
         path,
     )
+
+
+@pytest.mark.parametrize("size", [2036, 3 << 20])
+def test_a_file_that_grew_for_nothing_is_clean_with_its_own_length(path: Path, size: int) -> None:
+    mmkv.open(path, shards=1).close()
+    with mmkv.open(path, shards=1, sync="manual") as db:
+        assert not db.replace(b"absent", bytes(size))
+    mmkv.open(path).close()
+    check_file(path)
