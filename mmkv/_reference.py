@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from mmkv._arguments import load, load_key, load_number
 from mmkv._native import CLOSED, failure, ffi, last_failure, lib
 
 if TYPE_CHECKING:
@@ -18,32 +18,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _MISSING: Any = object()
 _SMALL = 4096
-_KEY_MAX = 65535
 _FOREVER = 2**64 - 1
 _SCAN_BYTES = 65536
 _SCAN_VALUE_LIMIT = 16384
-
-
-def _load(data: Buffer, what: str) -> bytes:
-    # A copy unless it is bytes already: other objects could change between checksum and store.
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, str):
-        raise TypeError(f"{what}s are bytes, not str: encode it first, as in {what}.encode()")
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"{what}s are bytes or bytes-like objects, not {type(data).__name__}") from None
-    if not view.c_contiguous:
-        raise BufferError(f"{what}s must be contiguous in memory")
-    return view.tobytes()
-
-
-def _load_key(key: Buffer) -> bytes:
-    data = _load(key, "key")
-    if len(data) > _KEY_MAX:
-        raise ValueError(f"a key is at most 65,535 bytes long, not {len(data)}")
-    return data
 
 
 def _nanoseconds(timeout: float | None) -> int:
@@ -53,13 +30,6 @@ def _nanoseconds(timeout: float | None) -> int:
     if not seconds >= 0:
         raise ValueError(f"timeout is a count of seconds, from 0 up, or None, not {timeout!r}")
     return int(seconds * 1e9) if seconds < 1e9 else _FOREVER
-
-
-def _number(number: object, what: str) -> int:
-    value = operator.index(number)  # type: ignore[arg-type]
-    if not -(2**63) <= value < 2**63:
-        raise OverflowError(f"{what} is a signed 64-bit integer, not {value!r}")
-    return value
 
 
 class Hot:
@@ -227,7 +197,7 @@ class Hot:
                 return True
 
     def __getitem__(self, key: Buffer, /) -> bytes:
-        data = _load_key(key)
+        data = load_key(key)
         handle = self._inside()
         try:
             value = self._read(handle, data, take=False)
@@ -245,7 +215,7 @@ class Hot:
             raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
-        data = _load_key(key)  # type: ignore[arg-type]
+        data = load_key(key)  # type: ignore[arg-type]
         handle = self._inside()
         try:
             hashed = lib.mmkv_hash(handle, data, len(data))
@@ -294,7 +264,7 @@ class Hot:
             ...         db.get(b"key"), db.get(b"other"), db.get(b"other", b"")
             (b'value', None, b'')
         """
-        data = _load_key(key)
+        data = load_key(key)
         handle = self._inside()
         try:
             value = self._read(handle, data, take=False)
@@ -322,7 +292,7 @@ class Hot:
             ...         db[b"key"]
             b'value'
         """
-        name, data = _load_key(key), _load(value, "value")
+        name, data = load_key(key), load(value, "value")
         handle = self._inside()
         try:
             self._write(handle, name, data, 0)
@@ -351,7 +321,7 @@ class Hot:
             ...         db.delete(b"key"), db.delete(b"key")
             (True, False)
         """
-        data = _load_key(key)
+        data = load_key(key)
         handle = self._inside()
         try:
             found = self._remove(handle, data)
@@ -388,7 +358,7 @@ class Hot:
             ...         db.pop(b"key"), db.pop(b"key", None)
             (b'value', None)
         """
-        data = _load_key(key)
+        data = load_key(key)
         handle = self._inside()
         try:
             value = self._read(handle, data, take=True)
@@ -423,7 +393,7 @@ class Hot:
             ...         db.setdefault(b"key", b"first"), db.setdefault(b"key", b"second")
             (b'first', b'first')
         """
-        name, data = _load_key(key), _load(default, "value")
+        name, data = load_key(key), load(default, "value")
         handle = self._inside()
         try:
             while (value := self._read(handle, name, take=False)) is None:
@@ -437,7 +407,7 @@ class Hot:
     # ---- with a condition ----
 
     def _put_if(self, key: Buffer, value: Buffer, flag: int) -> bool:
-        name, data = _load_key(key), _load(value, "value")
+        name, data = load_key(key), load(value, "value")
         handle = self._inside()
         try:
             if self._write(handle, name, data, flag):
@@ -518,9 +488,9 @@ class Hot:
             ...         db.compare_and_swap(b"key", None, b"1"), db.compare_and_swap(b"key", b"0", b"2"), db[b"key"]
             (True, False, b'1')
         """
-        name = _load_key(key)
-        old = None if expected is None else _load(expected, "value")
-        value = None if new is None else _load(new, "value")
+        name = load_key(key)
+        old = None if expected is None else load(expected, "value")
+        value = None if new is None else load(new, "value")
         handle = self._inside()
         try:
             done = ffi.new("int *")
@@ -567,8 +537,8 @@ class Hot:
             ...         db.incr(b"hits"), db.incr(b"hits", 10), db.incr(b"left", -1, initial=100)
             (1, 11, 99)
         """
-        change, start = _number(delta, "delta"), _number(initial, "initial")
-        name = _load_key(key)
+        change, start = load_number(delta, "delta"), load_number(initial, "initial")
+        name = load_key(key)
         handle = self._inside()
         try:
             result = ffi.new("int64_t *")
@@ -612,7 +582,7 @@ class Hot:
             >>> value
             b'value'
         """
-        name, known = _load_key(key), None if old is None else _load(old, "value")
+        name, known = load_key(key), None if old is None else load(old, "value")
         nanoseconds = _nanoseconds(timeout)
         handle = self._inside()
         try:
@@ -657,7 +627,7 @@ class Hot:
             >>> bytes(buffer[:length])
             b'value'
         """
-        data = _load_key(key)
+        data = load_key(key)
         try:
             memoryview(buffer)
         except TypeError:
@@ -705,7 +675,7 @@ class Hot:
         """
         values: list[bytes | None] = []
         for key in keys:
-            data = _load_key(key)
+            data = load_key(key)
             handle = self._inside()
             try:
                 values.append(self._read(handle, data, take=False))
@@ -744,7 +714,7 @@ class Hot:
                     length = -1
                 if length != 2:
                     raise TypeError("put_many() takes a mapping or an iterable of (key, value) pairs")
-                name, data = _load_key(pair[0]), _load(pair[1], "value")
+                name, data = load_key(pair[0]), load(pair[1], "value")
                 handle = self._inside()
                 try:
                     self._write(handle, name, data, 0)
@@ -779,7 +749,7 @@ class Hot:
         changed = 0
         try:
             for key in keys:
-                data = _load_key(key)
+                data = load_key(key)
                 handle = self._inside()
                 try:
                     changed += self._remove(handle, data)

@@ -7,13 +7,12 @@ the shards of all these keys locked.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from mmkv._arguments import load, load_key, load_number
 from mmkv._native import failure, lib
-from mmkv._reference import _load, _load_key, _number
 from mmkv.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Transaction:
     # ---- operations, as those of the store ----
 
     def __getitem__(self, key: Buffer, /) -> bytes:
-        value = self._read(_load_key(key))
+        value = self._read(load_key(key))
         if value is None:
             raise KeyError(key)
         return value
@@ -135,7 +134,7 @@ class Transaction:
             raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
-        return self._read(_load_key(key)) is not None  # type: ignore[arg-type]
+        return self._read(load_key(key)) is not None  # type: ignore[arg-type]
 
     @overload
     def get(self, key: Buffer) -> bytes | None: ...
@@ -151,7 +150,7 @@ class Transaction:
         Returns:
             The value as bytes, or `default`.
         """
-        value = self._read(_load_key(key))
+        value = self._read(load_key(key))
         return default if value is None else value
 
     def put(self, key: Buffer, value: Buffer, /) -> None:
@@ -164,7 +163,7 @@ class Transaction:
         Raises:
             ReadOnlyError: the store is open for reading.
         """
-        self._write(_load_key(key), _bytes(value))
+        self._write(load_key(key), _bytes(value))
 
     def delete(self, key: Buffer, /) -> bool:
         """Remove a key, present or not.
@@ -178,7 +177,7 @@ class Transaction:
         Raises:
             ReadOnlyError: the store is open for reading.
         """
-        name = _load_key(key)
+        name = load_key(key)
         found = self._read(name) is not None
         if found:
             self._write(name, None)
@@ -202,7 +201,7 @@ class Transaction:
             KeyError: the key is absent and there is no default.
             ReadOnlyError: the store is open for reading.
         """
-        name = _load_key(key)
+        name = load_key(key)
         value = self._read(name)
         if value is not None:
             self._write(name, None)
@@ -224,7 +223,7 @@ class Transaction:
         Raises:
             ReadOnlyError: the key is absent and the store is open for reading.
         """
-        name, data = _load_key(key), _bytes(default)
+        name, data = load_key(key), _bytes(default)
         value = self._read(name)
         if value is None:
             self._write(name, data)
@@ -244,7 +243,7 @@ class Transaction:
         Raises:
             ReadOnlyError: the key is absent and the store is open for reading.
         """
-        name, data = _load_key(key), _bytes(value)
+        name, data = load_key(key), _bytes(value)
         absent = self._read(name) is None
         if absent:
             self._write(name, data)
@@ -263,7 +262,7 @@ class Transaction:
         Raises:
             ReadOnlyError: the key is there and the store is open for reading.
         """
-        name, data = _load_key(key), _bytes(value)
+        name, data = load_key(key), _bytes(value)
         there = self._read(name) is not None
         if there:
             self._write(name, data)
@@ -285,8 +284,8 @@ class Transaction:
             ValueError: the value is not 8 bytes long.
             ReadOnlyError: the store is open for reading.
         """
-        change, start = _number(delta, "delta"), _number(initial, "initial")
-        name = _load_key(key)
+        change, start = load_number(delta, "delta"), load_number(initial, "initial")
+        name = load_key(key)
         value = self._read(name)
         if value is not None and len(value) != 8:
             text = f"a counter is 8 bytes long, and this value has {len(value)}"
@@ -315,7 +314,7 @@ class Transaction:
 
 
 def _bytes(value: Buffer) -> bytes:
-    data = _load(value, "value")
+    data = load(value, "value")
     return data if type(data) is bytes else bytes(data)
 
 
@@ -338,6 +337,8 @@ def run(store: Store, function: Callable[[Transaction], T], attempts: int | None
             return result
         if attempts is not None and (attempts := attempts - 1) < 1:
             raise failure(lib.MMKV_CONFLICT, 0, 0, 0, "another change came in between each time", store.path)
+        import random
+
         # There is nothing to wait for: what came in between has happened. Those who meet again and again are to part.
         time.sleep(random.uniform(0, pause))
         pause = min(2 * pause, _PAUSE_MAX)

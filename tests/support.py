@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,20 @@ def run_python(code: str, *arguments: object, environment: dict[str, str] | None
     )
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def run_suites(suites: Sequence[str], **environment: str) -> None:
+    """Run files of these tests once more, in an environment that changes what they test; fail if one of them fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *suites],
+        cwd=ROOT,
+        env={**os.environ, **environment, "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
 
 
 class Child:

@@ -168,7 +168,8 @@ int mmkv_scan(mmkv_store *store, uint64_t *cursor, void *buffer, size_t capacity
               size_t value_limit, unsigned flags);
 
 /* Checkpoint: what every process had written before the call is durable when it returns 0. *epoch, 0 before the call, is
- * the checkpoint's; after MMKV_INTERRUPTED it is to be passed on as it is. wait = 0 only starts write-back, promises nothing, and reports the epoch being written. */
+ * the checkpoint's; after MMKV_INTERRUPTED it is to be passed on as it is. wait = 0 only starts write-back, promises nothing,
+ * and reports the epoch being written. */
 int mmkv_sync(mmkv_store *store, int wait, uint64_t *epoch);
 /* The epoch being written, and the last one known to be durable. */
 int mmkv_epochs(mmkv_store *store, uint64_t *now, uint64_t *durable);

@@ -288,6 +288,15 @@ def test_cut_off_and_grown_again(left: float, shards: int, tmp_path: Path, route
 # -- pages that cannot be read ----------------------------------------------------------------------------------------
 
 
+def in_turn(first: Child, second: Child, answer: str) -> None:
+    """Whatever one says is passed on to the other, who has to answer, before the first goes on; until it says "end"."""
+    while (line := first.line()) != "end":
+        second.tell(line)
+        assert second.line() == answer, line
+        first.tell("go on")
+    first.end()
+
+
 def test_every_page_in_turn_cannot_be_read(tmp_path: Path, rng: random.Random) -> None:
     """Reads and writes, of small and large values, succeed or raise; what raised has happened or not, never half.
 
@@ -365,11 +374,7 @@ def test_every_page_in_turn_cannot_be_read(tmp_path: Path, rng: random.Random) -
             db.close()
         """
         with Child(TOOLS + textwrap.dedent(code), path, rng.randrange(1 << 32)) as first:
-            while (line := first.line()) != "end":
-                second.tell(line)
-                assert second.line() == "ok", line
-                first.tell("go on")
-            first.end()
+            in_turn(first, second, "ok")
 
 
 def test_a_transaction_over_a_page_that_cannot_be_read(tmp_path: Path, rng: random.Random) -> None:
@@ -421,11 +426,7 @@ def test_a_transaction_over_a_page_that_cannot_be_read(tmp_path: Path, rng: rand
             db.close()
         """
         with Child(TOOLS + textwrap.dedent(code), path, rng.randrange(1 << 32)) as first:
-            while (line := first.line()) != "end":
-                second.tell(line)
-                assert second.line() == "True", line
-                first.tell("go on")
-            first.end()
+            in_turn(first, second, "True")
 
 
 def _made(path: Path) -> Path:

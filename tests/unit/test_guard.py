@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import mmkv
-from tests.support import ROOT, Child, check_file, run_python
+from tests.support import Child, check_file, run_python, run_suites
 
 # For the processes: where a store is mapped, whether it is shut to this thread, and a store by somebody else's mistake.
 TOOLS = """
@@ -509,13 +509,4 @@ def test_it_is_pickled_and_asked_for_by_the_environment(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_suite_passes_with_it() -> None:
     """With every store of every process guarded: a place that was missed is a SIGSEGV."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *SUITES],
-        cwd=ROOT,
-        env={**os.environ, "MMKV_GUARD": "1", "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    run_suites(SUITES, MMKV_GUARD="1")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 
 from mmkv import _native, _reference
-from tests.support import ROOT
+from tests.support import run_python, run_suites
 
 SUITES = [
     "tests/unit/test_mapping.py",
@@ -56,15 +55,13 @@ def test_both_have_the_same_names_signatures_and_docstrings() -> None:
 
 
 @native_only
+def test_what_few_programs_use_is_not_imported() -> None:
+    """`import mmkv` is to be quick: the class over cffi, salvaging, and chance can wait."""
+    loaded = run_python("import sys, mmkv; print(*sys.modules)").split()
+    assert not {"mmkv._reference", "mmkv._salvage", "random", "multiprocessing"}.intersection(loaded)
+
+
+@native_only
 def test_the_suite_passes_with_the_reference() -> None:
     """The tests of what a Store does, once more with MMKV_HOT=cffi."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *SUITES],
-        cwd=ROOT,
-        env={**os.environ, "MMKV_HOT": "cffi", "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    run_suites(SUITES, MMKV_HOT="cffi")
