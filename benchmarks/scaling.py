@@ -8,8 +8,14 @@ Four tasks, each run for a fixed time by 1, 2 and 4 processes that begin togethe
 `beside`: one process reads at random, alone and then while another one overwrites random keys as fast as it can.
 
 Stores and numbers of processes take turns, round by round; rates are added up over the processes of a run, figures are
-medians over the rounds and ratios within a round. A store whose package is not installed is left out:
+medians over the rounds and ratios to one process within a round. A store whose package is not installed is left out:
 `pip install lmdb redis hiredis UltraDict atomics`, and a `redis-server` on the path.
+
+What processes that write to the same memory get done rests on how long a line of it takes from one processor to the
+other, and on a virtual machine that changes from minute to minute, as the host moves its processors: some 50 ns where
+they share a cache, some 200 where they do not. So that time is measured (`distance.c`, if there is a C compiler) before
+and after each task; rounds with the two near each other and rounds with them far apart are reported on their own, and
+those in between are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import os
 import random
 import shutil
 import statistics
@@ -25,13 +32,14 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import ROOT, machine
 
 PAYLOAD = 100
 """Bytes of a value."""
@@ -41,6 +49,8 @@ COUNTER = b"counter"
 KEYS = 20_000
 """Keys that a process has made before the clock starts; it goes through them again and again."""
 LMDB_BYTES = 1 << 30
+NEAR_NS = 100.0
+"""Processors between which a line of memory takes less are near."""
 
 
 def key(i: int) -> bytes:
@@ -316,53 +326,115 @@ def counter_of(peer: type[Peer], address: str) -> int:
         return int(increment()) - 1
 
 
-Rates = dict[tuple[str, str, int], list[float]]
-"""By store, task and number of processes: operations a second, one entry a round."""
+class Distance:
+    """The time that a line of memory takes from one processor to the other."""
+
+    def __init__(self, directory: str) -> None:
+        program = Path(directory) / "distance"
+        source = ROOT / "benchmarks" / "distance.c"
+        compiler = shutil.which("cc") if len(os.sched_getaffinity(0)) > 1 else None
+        self.program = program if compiler else None
+        if compiler:
+            subprocess.run([compiler, "-O2", "-pthread", "-o", program, source], check=True)
+
+    def nanoseconds(self) -> float | None:
+        """The time now; None: one processor, or no compiler."""
+        if not self.program:
+            return None
+        return float(subprocess.run([self.program], check=True, capture_output=True, text=True).stdout)
+
+
+GROUPS = {
+    "near": f"Processors near each other: a line of memory took less than {NEAR_NS:.0f} ns from one to the other",
+    "far": f"Processors far from each other: a line of memory took {NEAR_NS:.0f} ns or more from one to the other",
+    "": "Processors at a distance that was not measured",
+}
+
+
+class Rates:
+    """Operations a second, by where the processors were, store, task and number of processes; an entry a round."""
+
+    def __init__(self, distance: Distance) -> None:
+        self.distance = distance
+        self.rates: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
+        self.distances: dict[str, list[float]] = defaultdict(list)
+        self.moved = 0
+
+    def note(self, store: str, task: str, measure: Callable[[], dict[int, float]]) -> None:
+        """Measure a task of one round, unless the processors move meanwhile; numbers of processes to rates."""
+        before = self.distance.nanoseconds()
+        measured = measure()
+        after = self.distance.nanoseconds()
+        group = ""
+        if before is not None and after is not None:
+            if (before < NEAR_NS) != (after < NEAR_NS):
+                self.moved += 1
+                return
+            group = "near" if before < NEAR_NS else "far"
+            self.distances[group] += before, after
+        for processes, rate in measured.items():
+            self.rates[group, store, task, processes].append(rate)
+
+    def median(self, group: str, store: str, task: str, processes: int) -> float | None:
+        """Over the rounds; None: there was none."""
+        rates = self.rates[group, store, task, processes]
+        return statistics.median(rates) if rates else None
+
+    def ratio(self, group: str, store: str, task: str, processes: int, under: int) -> float | None:
+        """To the rate of another number of processes: the median of the ratios within each round."""
+        rates = zip(self.rates[group, store, task, processes], self.rates[group, store, task, under], strict=True)
+        ratios = [a / b for a, b in rates]
+        return statistics.median(ratios) if ratios else None
+
+
+ALONE, BESIDE = 1, 2
+"""Numbers of processes of the task `beside`: the one that reads; with the one that writes."""
 
 
 def measure(peer: type[Peer], address: str, options: argparse.Namespace, rates: Rates) -> None:
     """One round of a store."""
+
+    def total(task: str, processes: int) -> float:
+        before = counter_of(peer, address) if task == "counter" else 0
+        answers = run(peer, address, [task] * processes, options.records, options.seconds)
+        if task == "counter":
+            made, counted = sum(done for done, _ in answers), counter_of(peer, address) - before - 1
+            if made != counted:
+                print(f"{peer.name}: {processes} processes made {made:,} increments, and {counted:,} were counted")
+        return sum(rate for _, rate in answers)
+
+    def reader(*tasks: str) -> float:
+        return run(peer, address, tasks, options.records, options.seconds)[0][1]
+
     for task in ("reads", "writes", "counter"):
-        for processes in options.processes:
-            before = counter_of(peer, address) if task == "counter" else 0
-            answers = run(peer, address, [task] * processes, options.records, options.seconds)
-            rates.setdefault((peer.name, task, processes), []).append(sum(rate for _, rate in answers))
-            if task == "counter":
-                made, counted = sum(done for done, _ in answers), counter_of(peer, address) - before - 1
-                if made != counted:
-                    print(f"{peer.name}: {processes} processes made {made:,} increments, and {counted:,} were counted")
-    alone = run(peer, address, ["reads"], options.records, options.seconds)[0][1]
-    beside = run(peer, address, ["reads", "writes-all"], options.records, options.seconds)[0][1]
-    rates.setdefault((peer.name, "alone", 1), []).append(alone)
-    rates.setdefault((peer.name, "beside", 1), []).append(beside)
+        rates.note(peer.name, task, lambda task=task: {n: total(task, n) for n in options.processes})  # type: ignore[misc]
+    rates.note(peer.name, "beside", lambda: {ALONE: reader("reads"), BESIDE: reader("reads", "writes-all")})
 
 
-def ratio(rates: Rates, over: tuple[str, str, int], under: tuple[str, str, int]) -> float:
-    """The median of the ratios within each round."""
-    return statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True))
+def cell(value: float | None, form: str) -> str:
+    """A figure of a table; there may be none."""
+    return "" if value is None else format(value, form)
 
 
-def report(rates: Rates, names: Sequence[str], processes: Sequence[int]) -> None:
-    """Tables of Markdown: rates and their ratios to one process and to mmkv."""
+def report(rates: Rates, group: str, names: Sequence[str], processes: Sequence[int]) -> None:
+    """Tables of Markdown: rates, and their ratios to one process and to mmkv."""
+    first, last = processes[0], processes[-1]
     for task in ("reads", "writes", "counter"):
         heads = [f"{n} process{'es' * (n > 1)}, ops/s" for n in processes]
-        ratios = [f"{n} : {processes[0]}" for n in processes[1:]]
-        print(f"\n| {task} | {' | '.join(heads + ratios)} | mmkv x, {processes[-1]} processes |")
+        ratios = [f"{n} : {first}" for n in processes[1:]]
+        print(f"\n| {task} | {' | '.join(heads + ratios)} | mmkv x, {last} processes |")
         print("|" + " --- |" + " ---: |" * (len(heads) + len(ratios) + 1))
+        ours = rates.median(group, "mmkv", task, last)
         for name in names:
-            cells = [f"{statistics.median(rates[name, task, n]):,.0f}" for n in processes]
-            cells += [f"{ratio(rates, (name, task, n), (name, task, processes[0])):.2f}" for n in processes[1:]]
-            if name != "mmkv":
-                cells.append(f"{ratio(rates, ('mmkv', task, processes[-1]), (name, task, processes[-1])):.1f}")
-            else:
-                cells.append("")
+            cells = [cell(rates.median(group, name, task, n), ",.0f") for n in processes]
+            cells += [cell(rates.ratio(group, name, task, n, first), ".2f") for n in processes[1:]]
+            theirs = None if name == "mmkv" else rates.median(group, name, task, last)
+            cells.append(cell(ours / theirs if ours and theirs else None, ".1f"))
             print(f"| {name} | {' | '.join(cells)} |")
     print("\n| reads beside a writer | alone, ops/s | beside, ops/s | beside : alone |\n| --- | ---: | ---: | ---: |")
     for name in names:
-        alone, beside = (statistics.median(rates[name, task, 1]) for task in ("alone", "beside"))
-        print(
-            f"| {name} | {alone:,.0f} | {beside:,.0f} | {ratio(rates, (name, 'beside', 1), (name, 'alone', 1)):.2f} |"
-        )
+        cells = [cell(rates.median(group, name, "beside", n), ",.0f") for n in (ALONE, BESIDE)]
+        print(f"| {name} | {' | '.join(cells)} | {cell(rates.ratio(group, name, 'beside', BESIDE, ALONE), '.2f')} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -377,9 +449,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", default=tempfile.gettempdir(), help="where the stores are made")
     options = parser.parse_args(arguments)
     peers = [known[name] for name in options.stores if known[name].available()]
-    rates: Rates = {}
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
+        rates = Rates(Distance(directory))
         machine.warm(Path(directory), 1 << 30)
         stores = []
         for peer in peers:
@@ -396,7 +468,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = [name for name in options.stores if known[name] not in peers]
         if missing:
             print(f"not installed: {', '.join(missing)}")
-        report(rates, [peer.name for peer in peers], options.processes)
+        if rates.moved:
+            print(f"processors moved during {rates.moved} tasks, which do not count")
+        for group in [group for group in GROUPS if any(key[0] == group for key in rates.rates)]:
+            distances = rates.distances[group]
+            median = f" ({statistics.median(distances):.0f} ns in the median)" if distances else ""
+            print(f"\n{GROUPS[group]}{median}.")
+            report(rates, group, [peer.name for peer in peers], options.processes)
         sys.stdout.flush()
     return 0
 

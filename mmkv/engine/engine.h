@@ -23,7 +23,7 @@ enum {
     READ_TRIES = 64,             /* optimistic reads before the lock is taken */
     INTERRUPTIBLE = 0x100,       /* flag of lock_word: a signal ends the wait with MMKV_INTERRUPTED */
     NO_GROWTH = 0x200,           /* flag of pages_take: MMKV_FULL, without more words, rather than a longer file */
-    LOCK_NAP_MS = 50,            /* a waiter asks this often whether the owner is alive */
+    LOCK_NAP_MS = 20,            /* a waiter asks this often whether the owner is alive */
     LOOK_FOR_SIGNALS_MS = 200,   /* a wait that may be broken off is, this often: a signal between two naps ends neither */
     WAIT_LOOK_MS = 100           /* who waits for a change looks this often, lest the writer died before its wake */
 };
@@ -283,6 +283,15 @@ static inline void store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __A
 static inline bool reads_checked(const mmkv_store *s)
 {
     return unlikely(s->verify_reads) || unlikely(load32(&control_of(s)->failed));
+}
+/* Some ten to fifty nanoseconds. */
+static inline void pause_a_little(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* "yield" takes no time on most */
+#endif
 }
 /* What a SIGKILL leaves is what the program stored, in order: the compiler's order is all that needs keeping. */
 static inline void kill_fence(void) { atomic_signal_fence(memory_order_seq_cst); }

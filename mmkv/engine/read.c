@@ -108,7 +108,10 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
                 return rc ? rc : record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
             }
         }
-        if (tries < READ_TRIES) continue;
+        if (tries < READ_TRIES) {
+            pause_a_little();
+            continue;
+        }
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
         /* A long copy is not made under a lock: it goes on being tried. */
         if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, same, flags);

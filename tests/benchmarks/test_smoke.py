@@ -177,7 +177,9 @@ def test_what_the_guard_costs_is_measured(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(ratio > 0 and time > 0 for ratio, time in figures.values())
 
 
-def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scaling_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [
         "--records",
         "200",
@@ -190,12 +192,21 @@ def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "--processes",
         "1,2",
     ]
+    distances = iter(
+        [50.0, 60.0] * 8 + [50.0, 200.0] + [210.0, 190.0] * 7
+    )  # mmkv's reads of the second round do not count
+    monkeypatch.setattr(scaling.Distance, "nanoseconds", lambda self: next(distances))
     assert scaling.main([*arguments, "--directory", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines if line.startswith("| ") and "---" not in line] == [
+    rows = [line.split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
+    assert [row[0] for row in rows] == [
         head
+        for _ in ("near", "far")
         for task in ("reads", "writes", "counter", "reads beside a writer")
         for head in (f"| {task}", "| mmkv", "| sqlite")
     ]
+    far = [row[0] for row in rows[12:] if "" in [cell.strip(" |") for cell in row[1:-1]]]
+    assert far == ["| mmkv"], "what was not measured is left empty"
+    assert "processors moved during 1 tasks, which do not count" in lines
     assert not any("were counted" in line for line in lines), lines
     assert list(tmp_path.iterdir()) == []
