@@ -97,13 +97,21 @@ void tell(struct check *k, bool valid)
 }
 
 /* A look at one shard: under its lock, or under a version that is checked at the end. */
-struct look { struct op op; uint64_t version, records, started; int tries; };
+struct look { struct op op; uint64_t version, records, started; int tries; bool locked; };
 
 static int look_begin(struct check *k, uint32_t shard, struct look *look)
 {
     mmkv_store *s = k->s;
     look->records = k->records;
-    if (s->writable) return shard_lock(s, shard, &look->op, 0);
+    if (s->writable) {
+        int rc = shard_lock(s, shard, &look->op, 0);
+        look->locked = !rc && (!hash_calls_back || look->tries >= READ_TRIES);
+        if (rc || look->locked) return rc;
+        /* No hash that calls back with a lock held, if the shard can be seen at rest without. */
+        look->version = load(&look->op.l->version);
+        shard_unlock(&look->op);
+        return 0;
+    }
     struct fmt_lockable *l = &shard_of(s, shard)->l;
     while (!read_begin(l, &look->version) && k->writers) { /* with nobody there it stays odd; check_state tells */
         if (load(&shard_of(s, shard)->failed)) return fail_unusable(shard_of(s, shard));
@@ -119,7 +127,7 @@ static int look_begin(struct check *k, uint32_t shard, struct look *look)
 static bool look_end(struct check *k, uint32_t shard, struct look *look)
 {
     bool valid = true;
-    if (k->s->writable) shard_unlock(&look->op);
+    if (look->locked) shard_unlock(&look->op);
     else valid = read_valid(&shard_of(k->s, shard)->l, look->version) || look->tries++ > 1000;
     if (!valid) k->records = look->records;
     tell(k, valid);

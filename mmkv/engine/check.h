@@ -25,7 +25,8 @@ void tell(struct check *k, bool valid);
 /* ---- check_pages.c ---- */
 int check_pages(struct check *k);
 
-/* ---- check_state.c: with everything standing still ---- */
+/* ---- check_state.c: but for slots with everything standing still ---- */
+void check_slots(struct check *k);
 void check_state(struct check *k);
 void check_zone_state(struct check *k, const struct zone *zone, uint64_t free_pages);
 struct tally { uint32_t pages, singles, available, waiting; }; /* of one class of one shard, as its extents have it */

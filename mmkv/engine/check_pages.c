@@ -180,6 +180,7 @@ int check_pages(struct check *k)
     int rc = 0;
     uint32_t locked = 0;
     if (!s->writable && k->writers) return 0; /* cannot make them stand still */
+    check_slots(k);
     if (s->writable) {
         for (; locked < s->shard_count && !rc; locked += !rc) rc = shard_lock(s, locked, &op, 0);
         if (!rc) rc = pages_lock(s, &a, 0);

@@ -1,12 +1,14 @@
 /* check_state.c: the words that steer: slots, control, logs, reservations, lists and counts of chunks, zone states.
  *
- * All of it is looked at with everything standing still: under all locks, or while nobody is attached. */
+ * Slots are looked at under the checkpoint's lock, and all else with everything standing still: under all locks, or while
+ * nobody is attached. */
 #include "check.h"
 
 /* ---- slots and control ---- */
 
-/* Under the checkpoint's lock: else a leader may be writing a slot. */
-static void check_slots(struct check *k)
+/* Under the checkpoint's lock: else a leader may be writing a slot. Writers may be at work; who grows the file has made it
+ * dirty before, and so the zones are looked at before the mark. */
+static void look_at_slots(struct check *k)
 {
     static const uint8_t none[8];
     mmkv_store *s = k->s;
@@ -31,6 +33,18 @@ static void check_slots(struct check *k)
         note(k, "control", NULL, 0, FMT_CONTROL_AT, "the store takes its file for clean, which does not say so");
     if (slot_clean(s, newest) && (c->durable != slot->epoch || c->epoch != slot->epoch + 1 || slot->file_length != end))
         note(k, "control", NULL, 0, FMT_CONTROL_AT, "a clean file contradicts its checkpoint");
+}
+
+/* Before any lock that comes after the checkpoint's, since a slot's checksum is a hash, which may call back. */
+void check_slots(struct check *k)
+{
+    uint32_t *lock = &control_of(k->s)->checkpoint_lock, dead;
+    if (!k->s->writable) {
+        look_at_slots(k);
+    } else if (!lock_word(k->s, lock, MMKV_NO_WAIT, &dead)) { /* a checkpoint under way is not waited for */
+        look_at_slots(k);
+        unlock_word(k->s, lock);
+    }
 }
 
 /* A word that names an extent: its page is a page, and of a heap extent it holds no more than the offset. */
@@ -79,13 +93,6 @@ void check_state(struct check *k)
 {
     mmkv_store *s = k->s;
     const struct fmt_allocator *p = allocator_of(s);
-    uint32_t *lock = &control_of(s)->checkpoint_lock, dead;
-    if (!s->writable) {
-        check_slots(k);
-    } else if (!lock_word(s, lock, MMKV_NO_WAIT, &dead)) { /* a checkpoint under way is not waited for with all else locked */
-        check_slots(k);
-        unlock_word(s, lock);
-    }
     check_processes(k);
     check_lockable(k, &p->l, &p->log);
     check_word(k, &p->harvesting, 0);

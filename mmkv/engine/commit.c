@@ -67,9 +67,11 @@ static int make_drafts(struct commit *c, uint64_t *singles)
         uint32_t more[FMT_CLASSES] = { 0 };
         for (uint32_t j = 0; j < p->changes; j++) {
             struct change *k = &p->change[j];
-            if (!k->keep) continue;
             struct draft d = k->d;
-            int rc = draft_begin(s, &k->d, d.hash, d.key, d.key_length, d.value, d.value_length, c->flags);
+            int rc = k->keep ? 0 : key_ready(s, d.hash, d.key, d.key_length, c->flags);
+            if (rc) return rc;
+            if (!k->keep) continue;
+            rc = draft_begin(s, &k->d, d.hash, d.key, d.key_length, d.value, d.value_length, c->flags);
             if (rc) return rc;
             uint32_t class_ = heap_class(k->d.size);
             k->alone = heap_single(shard_of(s, p->shard), class_, class_ < FMT_CLASSES ? more[class_] : 0);

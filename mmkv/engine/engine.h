@@ -86,6 +86,7 @@ void fail_pid(uint64_t pid);
 int fail_errno(int os_errno, const char *format, ...) __attribute__((format(printf, 2, 3))); /* code MMKV_OS */
 void fail_again(const mmkv_failure *kept);
 extern mmkv_hash_function engine_hash;
+extern bool hash_calls_back;                         /* and so it is not asked for with a lock held (I21) */
 
 /* ---- fault.c: a SIGBUS while the map is used is an error of the call, see there ---- */
 struct guard {
@@ -162,6 +163,7 @@ static inline void guard_drop(uint32_t *word)
     assert(g->held_count && word == last->word + (size_t)(last->shards - 1) * SHARD_STRIDE); /* the last one taken */
     if (!--last->shards && !--g->held_count && unlikely(g->shield == SHIELD_LOCKS)) shield_close(g);
 }
+bool guard_locked(void);                             /* does this call hold a lock? */
 void faults_catch(void);
 void faults_forked(void);
 int handle_refuses(mmkv_store *s);                   /* of one that is wary */
@@ -477,6 +479,7 @@ struct fmt_table *table_at(mmkv_store *s, uint64_t offset);
 struct index_item { uint32_t bits, line, slot; uint64_t record; };
 uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_TABLE_ENTRIES]);
 uint32_t table_stash_tag(const struct fmt_table *table, const struct index_item *item);
+uint64_t table_hash(mmkv_store *s, const struct fmt_table *table, const struct index_item *item, uint32_t shard);
 uint32_t table_miscounted(const struct fmt_table *table);
 
 /* ---- wait.c ---- */
@@ -516,6 +519,7 @@ uint64_t shard_records(mmkv_store *s);               /* in all of them */
 int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags);
 void shard_unlock(struct op *op);
 int read_only(mmkv_store *s);                        /* 0: it may write */
+int key_ready(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags);
 /* What a new record needs to know before any lock. */
 struct draft {
     const void *key, *value;
@@ -539,6 +543,8 @@ int put_locked(struct op *op, struct draft *d, unsigned flags);
 int put_at(struct op *op, struct draft *d, struct place *p, bool found);
 int remove_at(struct op *op, uint64_t hash, const struct place *p);
 int shrink(struct op *op, uint64_t hash);
+int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
+                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same);
 /* What entry.c offers as mmkv_*. */
 int shard_get(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
               size_t *value_length, unsigned flags);
@@ -557,10 +563,6 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
 int shard_finish(struct op *op);                     /* after a commit: hand back what it released */
 void shard_roll(struct op *op);                      /* counters: begin op->epoch */
 int shard_settle(mmkv_store *s, uint32_t owner);     /* whatever a dead owner held */
-
-/* ---- swap.c ---- */
-int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
-                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same);
 
 /* ---- transaction.c ---- */
 struct fmt_transaction *transaction_at(mmkv_store *s, uint64_t offset);

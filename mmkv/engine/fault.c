@@ -135,6 +135,14 @@ int handle_refuses(mmkv_store *s)
     return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
 }
 
+/* ---- what a call holds ---- */
+
+bool guard_locked(void)
+{
+    const struct guard *g = guard_top;
+    return g && (g->held_count || (g->committing && commit_last(g->commit)));
+}
+
 /* ---- after the jump ---- */
 
 /* What happened, as the failure of this thread. */

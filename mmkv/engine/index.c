@@ -102,11 +102,13 @@ static inline bool same_key(mmkv_store *s, uint64_t record, const void *key, siz
 }
 
 /* Another key with the same bits and tag is rarer than a damaged one, so the record is asked whether it belongs here. Zeros
- * do not: of a file that was cut off and has grown again. */
+ * do not: of a file that was cut off and has grown again. Under a lock a hash that calls back is not asked for: key_ready
+ * has been there before. */
 static bool belongs(mmkv_store *s, uint64_t record, uint32_t bits)
 {
     struct view v;
     if (!record_view(s, record, &v) || view_zeros(&v)) return false;
+    if (unlikely(hash_calls_back) && guard_locked()) return true;
     uint64_t hash = engine_hash(v.key, v.key_length, s->seed);
     return fmt_bits_of(hash, s->shard_bits) == bits && (!reads_checked(s) || record_good(&v, hash));
 }
@@ -275,6 +277,15 @@ uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_
 uint32_t table_stash_tag(const struct fmt_table *t, const struct index_item *item)
 {
     return (uint32_t)(t->header.stash_tags[item->line - FMT_STASH_LINE] >> 8 * item->slot & 0x7f);
+}
+
+/* A hash that leads to an entry as its key's does: all of it that the index goes by. */
+uint64_t table_hash(mmkv_store *s, const struct fmt_table *t, const struct index_item *item, uint32_t shard)
+{
+    const struct fmt_bucket *b = &t->line[item->line - 1];
+    uint64_t home = line_home(b, item->line, item->slot), last = ((home << 24) + FMT_BUCKETS - 1) / FMT_BUCKETS;
+    uint64_t tag = item->line >= FMT_STASH_LINE ? table_stash_tag(t, item) : b->tags >> 8 * item->slot & 0x7f;
+    return (uint64_t)shard << 1 << (63 - s->shard_bits) | (uint64_t)item->bits << (44 - s->shard_bits) | tag << (37 - s->shard_bits) | last;
 }
 
 uint32_t table_miscounted(const struct fmt_table *t)

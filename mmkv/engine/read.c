@@ -53,7 +53,15 @@ static inline __attribute__((always_inline)) int use_record(mmkv_store *s, uint6
                 : record_copy(s, record, buffer, capacity, value_length, seal);
 }
 
-/* Readers that get no valid look take the lock; those that may not write wait a little and go on trying. */
+/* Would using the record's value mean to go through many bytes? */
+static bool is_long(mmkv_store *s, uint64_t record, size_t capacity)
+{
+    struct view v;
+    return capacity > COPY_MAX_UNDER_LOCK && record_view(s, record, &v) && v.value_length > COPY_MAX_UNDER_LOCK && v.value_length <= capacity;
+}
+
+/* Readers that get no valid look take the lock; those that may not write wait a little and go on trying. So does who finds
+ * a long value under it: MMKV_WOULD_BLOCK. What was half-written by one who died is settled then. */
 static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void *key, size_t key_length, void *buffer,
                        size_t capacity, size_t *value_length, bool *same, unsigned flags)
 {
@@ -63,8 +71,10 @@ static int read_locked(mmkv_store *s, uint32_t shard, uint64_t hash, const void 
     int rc = shard_lock(s, shard, &op, flags | INTERRUPTIBLE);
     if (rc) return rc;
     rc = index_find(s, op.sh, hash, key, key_length, &p);
-    if (!rc && value_length) rc = use_record(s, p.record, buffer, capacity, value_length, same, &seal);
+    bool later = !rc && value_length && is_long(s, p.record, capacity);
+    if (!rc && value_length && !later) rc = use_record(s, p.record, buffer, capacity, value_length, same, &seal);
     if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
+    if (later) rc = op.l->version & 1 ? fail(MMKV_CORRUPT, shard_at(shard), "shard %u is half-written, and by nobody", shard) : MMKV_WOULD_BLOCK;
     shard_unlock(&op);
     if (unlikely(reads_checked(s)) && !rc && value_length && (!same || *same))
         rc = record_copied(s, p.record, hash, key, key_length, buffer, *value_length, &seal);
@@ -114,7 +124,11 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
         }
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
         /* A long copy is not made under a lock: it goes on being tried. */
-        if (s->writable && !*link) return read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, same, flags);
+        if (s->writable && !*link) {
+            rc = read_locked(s, shard, hash, key, key_length, buffer, capacity, value_length, same, flags);
+            if (rc == MMKV_WOULD_BLOCK) continue;
+            return rc;
+        }
         if (load(&sh->failed)) return fail_unusable(sh);
         uint64_t now = os_now_ms();
         if (!started) started = wait_start(&sh->l.lock), entered = now;

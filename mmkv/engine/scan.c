@@ -11,22 +11,21 @@ static int by_bits(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* What is copied out, and how. */
-struct output { uint8_t *buffer; size_t capacity, used, value_limit; bool with_values; };
+/* What is copied out, and how. With verify_reads also what each copy is to be held against, once it is known to be whole. */
+struct copied { struct seal seal; uint64_t record; size_t at; uint32_t bits; };
+struct output {
+    uint8_t *buffer;
+    size_t capacity, used, value_limit;
+    bool with_values;
+    uint32_t count;
+    struct copied copied[FMT_TABLE_ENTRIES];
+};
 
 static bool has_value(const struct output *o, const struct view *v) { return o->with_values && v->value_length <= o->value_limit; }
 
 static size_t item_size(const struct output *o, const struct view *v)
 {
     return (16 + v->key_length + (has_value(o, v) ? v->value_length : 0) + 7) & ~(size_t)7;
-}
-
-/* With verify_reads: the record's checksum; or, when its value is not copied out, the hash of its key against the index. */
-static bool item_good(mmkv_store *s, const struct output *o, uint32_t shard, const struct index_item *item, const struct view *v)
-{
-    if (has_value(o, v)) return record_good(v, engine_hash(v->key, v->key_length, s->seed));
-    uint64_t hash = engine_hash(v->key, v->key_length, s->seed);
-    return fmt_shard_of(hash, s->shard_bits) == shard && fmt_bits_of(hash, s->shard_bits) == item->bits;
 }
 
 /* The entries of a table at positions from `from` up to `end`; *total is what all of them take. */
@@ -60,17 +59,15 @@ static int step_size(mmkv_store *s, const struct index_item *items, uint32_t i, 
     return 0;
 }
 
-static int copy_item(mmkv_store *s, uint32_t shard, const struct index_item *item, size_t stop, struct output *o, uint64_t *bad)
+static int copy_item(mmkv_store *s, const struct index_item *item, size_t stop, struct output *o)
 {
     struct view v;
     if (!record_view(s, item->record, &v)) return MMKV_CORRUPT;
     uint32_t header[2] = { (uint32_t)v.key_length, 0 };
     size_t whole = item_size(o, &v), body = v.key_length + (has_value(o, &v) ? v.value_length : 0);
     if (whole > stop - o->used) return MMKV_CORRUPT; /* changed under us: the version will tell */
-    if (unlikely(reads_checked(s)) && !item_good(s, o, shard, item, &v)) {
-        *bad = item->record;
-        return MMKV_CORRUPT;
-    }
+    if (unlikely(reads_checked(s)))
+        o->copied[o->count++] = (struct copied){ .seal = v.seal, .record = item->record, .at = o->used, .bits = item->bits };
     uint8_t *to = o->buffer + o->used;
     memcpy(to, header, 8);
     memcpy(to + 8, &v.value_length, 8);
@@ -81,15 +78,14 @@ static int copy_item(mmkv_store *s, uint32_t shard, const struct index_item *ite
 }
 
 /* Copy the records of one table from position `from` on, as many steps (equal positions) as fit; *next is where to go on.
- * Called under the lock or under a version that is checked afterwards; so what *bad says of a record is looked at only
- * after that. */
-static int copy_table(mmkv_store *s, uint32_t shard, uint32_t from, struct output *o, uint64_t *next, uint64_t *bad)
+ * Called under the lock or under a version that is checked afterwards. */
+static int copy_table(mmkv_store *s, uint32_t shard, uint32_t from, struct output *o, uint64_t *next)
 {
     struct index_item items[FMT_TABLE_ENTRIES];
     uint64_t table;
     uint32_t depth = 0, count = 0;
     size_t total = 0;
-    *bad = 0;
+    o->used = o->count = 0;
     int rc = index_table(s, shard_of(s, shard), from, &table, &depth);
     if (rc) return rc;
     *next = table ? ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth) : 1u << FMT_DEPTH_MAX;
@@ -110,7 +106,29 @@ static int copy_table(mmkv_store *s, uint32_t shard, uint32_t from, struct outpu
             return MMKV_SHORT;
         }
         for (size_t stop = o->used + step; i < end; i++)
-            if ((rc = copy_item(s, shard, &items[i], stop, o, bad))) return rc;
+            if ((rc = copy_item(s, &items[i], stop, o))) return rc;
+    }
+    return 0;
+}
+
+/* With verify_reads, of what was copied, with no lock held: the record's checksum; or, when its value was not copied, the
+ * hash of its key against the index. */
+static int check_copied(mmkv_store *s, uint32_t shard, const struct output *o)
+{
+    for (uint32_t i = 0; i < o->count; i++) {
+        const struct copied *c = &o->copied[i];
+        const uint8_t *key = o->buffer + c->at + 16;
+        uint32_t key_length;
+        uint64_t value_length;
+        memcpy(&key_length, o->buffer + c->at, sizeof key_length);
+        memcpy(&value_length, o->buffer + c->at + 8, sizeof value_length);
+        uint64_t hash = engine_hash(key, key_length, s->seed);
+        int rc = 0;
+        if (o->with_values && value_length <= o->value_limit)
+            rc = record_copied(s, c->record, hash, key, key_length, key + key_length, value_length, &c->seal);
+        else if (fmt_shard_of(hash, s->shard_bits) != shard || fmt_bits_of(hash, s->shard_bits) != c->bits)
+            rc = record_damaged(s, c->record, key, key_length);
+        if (rc) return rc;
     }
     return 0;
 }
@@ -122,27 +140,28 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
     int rc = shard_stale(s);
     if (rc || (rc = map_all(s))) return rc;
     for (;;) {
-        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0, entered = 0, bad = 0;
+        uint64_t shard = *cursor >> 32, from = *cursor & 0xffffffff, next = 0, version, started = 0, entered = 0;
         if (shard >= s->shard_count) return *used ? 0 : MMKV_NOT_FOUND;
         if (from >= 1u << FMT_DEPTH_MAX) return fail(MMKV_INVALID, 0, "not a cursor");
         struct fmt_shard *sh = shard_of(s, (uint32_t)shard);
-        struct output o = { .buffer = (uint8_t *)buffer + *used, .capacity = capacity - *used, .value_limit = value_limit,
-                            .with_values = with_values != 0 };
+        struct output o; /* not initialised as a whole: it is large */
+        o.buffer = (uint8_t *)buffer + *used;
+        o.capacity = capacity - *used;
+        o.value_limit = value_limit;
+        o.with_values = with_values != 0;
         bool done = false;
         for (int tries = 0; !done; tries++) {
             if (tries < READ_TRIES) {
                 if (!read_begin(&sh->l, &version)) continue;
-                o.used = 0;
-                rc = copy_table(s, (uint32_t)shard, (uint32_t)from, &o, &next, &bad);
+                rc = copy_table(s, (uint32_t)shard, (uint32_t)from, &o, &next);
                 done = read_valid(&sh->l, version);
             } else if (flags & MMKV_NO_WAIT) {
                 return *used ? 0 : MMKV_WOULD_BLOCK;
             } else if (s->writable) {
                 struct op op;
-                o.used = 0;
                 rc = shard_lock(s, (uint32_t)shard, &op, flags | INTERRUPTIBLE);
                 if (rc) return rc == MMKV_INTERRUPTED && *used ? 0 : rc; /* what there is already must not be lost */
-                rc = copy_table(s, (uint32_t)shard, (uint32_t)from, &o, &next, &bad);
+                rc = copy_table(s, (uint32_t)shard, (uint32_t)from, &o, &next);
                 shard_unlock(&op);
                 done = true;
             } else {
@@ -163,9 +182,9 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
             *used = o.used;
             return MMKV_SHORT;
         }
-        if (bad) return record_damaged(s, bad, NULL, 0);
         if (rc) return rc == MMKV_CORRUPT ? fail(rc, shard_at((uint32_t)shard), "the index of shard %llu is damaged",
                                                  (unsigned long long)shard) : rc;
+        if (unlikely(reads_checked(s)) && (rc = check_copied(s, (uint32_t)shard, &o))) return rc;
         *used += o.used;
         *cursor = next >= 1u << FMT_DEPTH_MAX ? (shard + 1) << 32 : shard << 32 | next;
         if (next < 1u << FMT_DEPTH_MAX && *used + 256 > capacity) return 0;

@@ -112,6 +112,16 @@ int read_only(mmkv_store *s)
     return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
 }
 
+/* Before the first lock of every write of a key. A hash that calls back is not asked for under a lock, by `belongs` in
+ * index.c, so that a damaged record in the key's place has to be met now. */
+int key_ready(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, unsigned flags)
+{
+    int rc = write_ready(s, flags);
+    if (likely(!hash_calls_back) || rc) return rc;
+    rc = shard_get(s, hash, key, key_length, NULL, 0, NULL, flags);
+    return rc == MMKV_NOT_FOUND ? 0 : rc;
+}
+
 /* Returns the checksum. */
 static uint32_t write_record(uint8_t *p, const struct draft *d, uint32_t place)
 {
@@ -266,7 +276,7 @@ int draft_begin(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, 
         return fail(MMKV_INVALID, 0, "a key of %zu bytes is longer than the limit of %u", key_length, FMT_KEY_MAX);
     if (value_length > FMT_VALUE_MAX)
         return fail(MMKV_INVALID, 0, "a value of %zu bytes is longer than the limit of %llu", value_length, FMT_VALUE_MAX);
-    int rc = write_ready(s, flags);
+    int rc = key_ready(s, hash, key, key_length, flags);
     if (unlikely(rc)) return rc;
     shard_prefetch(s, hash, 0); /* the bucket is on its way while the value is hashed */
     d->sum = record_sum(hash, d->word, 0, value, value_length);
@@ -342,39 +352,62 @@ int shrink(struct op *op, uint64_t hash)
     return rc == MMKV_CORRUPT ? rc : 0;
 }
 
+/* Is the value of a key, in a locked shard, the expected one? A long one was compared before the lock was taken and is only
+ * recognised. MMKV_WOULD_BLOCK: it is another one since, to be compared anew. */
+int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
+                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same)
+{
+    struct seal seal;
+    size_t length;
+    int rc = index_find(op->s, op->sh, hash, key, key_length, p);
+    *same = false;
+    if (rc == MMKV_CORRUPT) return record_damaged(op->s, p->record, NULL, 0);
+    if (rc) return 0;
+    if (expected_length > COPY_MAX_UNDER_LOCK) {
+        *same = p->record == compared->record && published(op->s, p) == link;
+        return *same ? 0 : MMKV_WOULD_BLOCK;
+    }
+    rc = record_same(op->s, p->record, expected, expected_length, &length, same, &seal);
+    return rc ? record_damaged(op->s, p->record, key, key_length) : 0;
+}
+
 /* The value that is about to be removed; what is damaged stays. */
-static int take_copy(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const struct place *p, void *buffer,
-                     size_t capacity, size_t *value_length)
+static int take_copy(mmkv_store *s, const void *key, size_t key_length, const struct place *p, void *buffer, size_t capacity,
+                     size_t *value_length)
 {
     struct seal seal;
     int rc = record_copy(s, p->record, buffer, capacity, value_length, &seal);
-    if (unlikely(reads_checked(s)) && !rc) rc = record_copied(s, p->record, hash, key, key_length, buffer, *value_length, &seal);
     return rc == MMKV_CORRUPT ? record_damaged(s, p->record, key, key_length) : rc;
 }
 
+/* With no lock held: long copies, and with verify_reads the checksum, whose hash may call back. The key is then removed if
+ * the value is still the one that was copied. */
 int shard_delete(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, void *buffer, size_t capacity,
                 size_t *value_length, unsigned flags)
 {
     struct op op;
     struct place p, copied;
     uint64_t link = 0;
+    bool same, before = buffer && (capacity > COPY_MAX_UNDER_LOCK || unlikely(reads_checked(s)));
     int rc = read_only(s);
     if (unlikely(rc)) return rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
-    if (unlikely((rc = write_ready(s, flags)))) return rc;
+    if (unlikely((rc = key_ready(s, hash, key, key_length, flags)))) return rc;
     do {
-        /* A long value is copied before the lock is taken, and removed if it is still the one that was copied. */
-        if (buffer && capacity > COPY_MAX_UNDER_LOCK
-            && (rc = read_copy(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
+        if (before && (rc = read_copy(s, hash, key, key_length, buffer, capacity, value_length, flags, &copied, &link))) return rc;
         if ((rc = shard_lock(s, fmt_shard_of(hash, s->shard_bits), &op, flags | INTERRUPTIBLE))) return rc;
-        rc = index_find(s, op.sh, hash, key, key_length, &p);
-        if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
-        if (!rc && link && (p.record != copied.record || published(s, &p) != link)) rc = MMKV_WOULD_BLOCK;
-        else if (!rc && buffer && !link) rc = take_copy(s, hash, key, key_length, &p, buffer, capacity, value_length);
+        if (before) {
+            rc = expected_there(&op, hash, key, key_length, buffer, *value_length, &copied, link, &p, &same);
+            if (!rc && !same) rc = MMKV_WOULD_BLOCK;
+        } else {
+            rc = index_find(s, op.sh, hash, key, key_length, &p);
+            if (rc == MMKV_CORRUPT) record_damaged(s, p.record, NULL, 0);
+            if (!rc && buffer) rc = take_copy(s, key, key_length, &p, buffer, capacity, value_length);
+        }
         if (!rc) rc = remove_at(&op, hash, &p);
         if (!rc) rc = shrink(&op, hash);
         shard_unlock(&op);
-    } while (link && rc == MMKV_WOULD_BLOCK);
+    } while (before && rc == MMKV_WOULD_BLOCK && !(flags & MMKV_NO_WAIT));
     return rc;
 }
 
@@ -398,11 +431,12 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
         uint64_t size;
         if (items[i].bits < from) continue; /* tables merged since, and these came after what was removed */
         if (!record_of(s, items[i].record, &r, &size)) return record_damaged(s, items[i].record, NULL, 0);
-        uint64_t hash = engine_hash(record_key(r), r->key_length, s->seed);
+        uint64_t hash = hash_calls_back ? table_hash(s, t, &items[i], op->shard) : engine_hash(record_key(r), r->key_length, s->seed);
         rc = index_find(s, op->sh, hash, record_key(r), r->key_length, &p);
         if (rc || p.record != items[i].record) return record_damaged(s, items[i].record, NULL, 0);
         rc = remove_at(op, hash, &p);
     }
+    if (n && hash_calls_back) op->changed = (1u << FMT_WAITING_BITS) - 1; /* whom it concerns the whole hash would tell */
     do { /* the tables before this one are empty: merge with them as far as buddies go */
         before = op->sh->tables;
         if (!rc && (rc = index_merge(op, (uint64_t)from << (44 - s->shard_bits)))) return rc == MMKV_CORRUPT ? rc : 0; /* as in shrink */

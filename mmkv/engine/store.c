@@ -6,6 +6,7 @@
 #include "engine.h"
 
 mmkv_hash_function engine_hash;
+bool hash_calls_back;
 
 static mmkv_hash_function hash_outside;
 
@@ -25,6 +26,7 @@ static uint64_t hash_of_copy(const void *data, size_t length, uint64_t seed)
 void mmkv_set_hash(mmkv_hash_function hash, int calls_back)
 {
     hash_outside = hash;
+    hash_calls_back = calls_back;
     engine_hash = calls_back ? hash_of_copy : hash;
 }
 

@@ -3,25 +3,6 @@
 
 enum { SWAP_TRIES = 32 };        /* of a counter, before one that holds the GIL is told to come back without it */
 
-/* Is the value of a key, in a locked shard, the expected one? A long one was compared before the lock was taken and is only
- * recognised. MMKV_WOULD_BLOCK: it is another one since, to be compared anew. */
-int expected_there(struct op *op, uint64_t hash, const void *key, size_t key_length, const void *expected,
-                   size_t expected_length, const struct place *compared, uint64_t link, struct place *p, bool *same)
-{
-    struct seal seal;
-    size_t length;
-    int rc = index_find(op->s, op->sh, hash, key, key_length, p);
-    *same = false;
-    if (rc == MMKV_CORRUPT) return record_damaged(op->s, p->record, NULL, 0);
-    if (rc) return 0;
-    if (expected_length > COPY_MAX_UNDER_LOCK) {
-        *same = p->record == compared->record && published(op->s, p) == link;
-        return *same ? 0 : MMKV_WOULD_BLOCK;
-    }
-    rc = record_same(op->s, p->record, expected, expected_length, &length, same, &seal);
-    return rc ? record_damaged(op->s, p->record, key, key_length) : 0;
-}
-
 /* One attempt to exchange the expected value for the draft or, without one, for none. */
 static int swap_once(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *expected,
                      size_t expected_length, struct draft *d, unsigned flags, bool *same)
@@ -82,7 +63,7 @@ int shard_swap(mmkv_store *s, uint64_t hash, const void *key, size_t key_length,
     if (key_length > FMT_KEY_MAX) return 0;
     if ((flags & MMKV_NO_WAIT) && expected_length > COPY_MAX_UNDER_LOCK) return MMKV_WOULD_BLOCK;
     if (!value) {
-        if (unlikely((rc = write_ready(s, flags)))) return rc;
+        if (unlikely((rc = key_ready(s, hash, key, key_length, flags)))) return rc;
         return swap_present(s, hash, key, key_length, expected, expected_length, NULL, flags, done);
     }
     if (likely(!(rc = draft_make(s, &d, hash, key, key_length, value, value_length, flags))))

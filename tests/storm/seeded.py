@@ -126,8 +126,9 @@ BUGS = [
         "pop-of-another",
         "a pop of a long value removes whatever is there when it has copied",
         "shard.c",
-        "if (!rc && link && (p.record != copied.record || published(s, &p) != link))",
-        "if (false)",
+        "            rc = expected_there(&op, hash, key, key_length, buffer, *value_length, &copied, link, &p, "
+        "&same);\n            if (!rc && !same) rc = MMKV_WOULD_BLOCK;\n",
+        "            rc = index_find(s, op.sh, hash, key, key_length, &p);\n",
         ("large values",),
     ),
     Bug(
