@@ -241,14 +241,18 @@ void index_replace(struct op *op, uint64_t hash, const struct place *p, uint64_t
     set(op, &b->entry[p->slot], entry_of(fmt_bits_of(hash, op->s->shard_bits), p->line != p->home + 1, record));
 }
 
+static void remove_entry(struct op *op, struct fmt_table *t, uint32_t home, uint32_t line, uint32_t slot)
+{
+    struct fmt_bucket *b = line_of(t, line), *h = line_of(t, home + 1);
+    put(op, &b->tags, with_tag(b->tags, slot, 0));
+    if (line >= FMT_STASH_LINE) put(op, &h->tags, with_stashed(h->tags, stashed(h->tags) - 1));
+    else if (b != h) put(op, &h->tags, with_neighbours(h->tags, neighbours(h->tags) - 1));
+}
+
 void index_remove(struct op *op, uint64_t hash, const struct place *p)
 {
     (void)hash;
-    struct fmt_table *t = table_at(op->s, p->table);
-    struct fmt_bucket *b = line_of(t, p->line), *h = line_of(t, p->home + 1);
-    set(op, &b->tags, with_tag(b->tags, p->slot, 0));
-    if (p->line >= FMT_STASH_LINE) set(op, &h->tags, with_stashed(h->tags, stashed(h->tags) - 1));
-    else if (b != h) set(op, &h->tags, with_neighbours(h->tags, neighbours(h->tags) - 1));
+    remove_entry(op, table_at(op->s, p->table), p->home, p->line, p->slot);
 }
 
 /* ---- whole tables ---- */
@@ -341,6 +345,19 @@ static bool distribute(const struct fmt_table *from, struct fmt_table *to[2], ui
     return true;
 }
 
+/* Make `to`, built aside, a copy of a table as it is without the entries of the other side. */
+static void keep_side(const struct fmt_table *from, struct fmt_table *to, uint32_t depth, uint32_t side)
+{
+    memcpy(to->line, from->line, sizeof to->line);
+    memcpy(to->header.stash_tags, from->header.stash_tags, sizeof to->header.stash_tags);
+    for (uint32_t line = 1; line < FMT_STASH_LINE + FMT_STASH_LINES; line++) {
+        const struct fmt_bucket *b = &from->line[line - 1];
+        for (uint64_t m = ~match(b->tags, 0) & TOP_BITS; m; m &= m - 1)
+            if ((entry_bits(b->entry[first(m)]) >> (FMT_DEPTH_MAX - 1 - depth) & 1) != side)
+                remove_entry(NULL, to, line_home(b, line, first(m)), line, first(m));
+    }
+}
+
 /* ---- growing and shrinking: each an operation of its own, before or after the one that wants it ---- */
 
 static int take_page(struct op *op, int i, uint64_t pages, uint64_t *offset)
@@ -392,7 +409,6 @@ static int double_directory(struct op *op)
     uint64_t *old = directory_at(op->s, sh->directory), offset;
     uint32_t depth = depth_of(sh->directory);
     if (!old) return fail(MMKV_CORRUPT, shard_at(op->shard), "a shard's directory is damaged");
-    if (depth + 1 > FMT_DEPTH_MAX) return fail(MMKV_FULL, shard_at(op->shard), "a shard holds all the records it can");
     if (depth < FMT_DEPTH_EMBEDDED) {
         op_begin(op);
         for (uint32_t i = 1u << depth; i-- > 0;) {
@@ -466,7 +482,8 @@ bool index_roomy(mmkv_store *s, uint64_t table, uint32_t more)
     return t && table_count(t) + more <= FMT_TABLE_ENTRIES * 3 / 4;
 }
 
-/* Split the table of a hash in two, both built aside. */
+/* Split the table of a hash in two, both built aside. If all its entries go to one side that one is as full as before, and
+ * is split next; put in anew, line by line, they may then not even fit, but where they lie they do. */
 int index_split(struct op *op, uint64_t hash)
 {
     struct fmt_shard *sh = op->sh;
@@ -475,6 +492,9 @@ int index_split(struct op *op, uint64_t hash)
     if (!sh->directory) return begin_index(op);
     int rc = index_table(op->s, sh, bits, &offset, &depth);
     if (rc) return fail(MMKV_CORRUPT, shard_at(op->shard), "a shard's directory is damaged");
+    if (depth == FMT_DEPTH_MAX)
+        return fail(MMKV_FULL, shard_at(op->shard), "too many keys have hashes that begin alike: the index has no room for one more, "
+                    "while it has for others");
     if (depth == depth_of(sh->directory) && (rc = double_directory(op))) return rc;
     struct fmt_table *from = table_at(op->s, offset), *to[2];
     if (!from) return fail(MMKV_CORRUPT, offset, "a directory leads to no table");
@@ -486,7 +506,10 @@ int index_split(struct op *op, uint64_t hash)
     uint64_t prefix = bits >> (FMT_DEPTH_MAX - depth) << (FMT_DEPTH_MAX - depth);
     table_format(to[0], prefix, depth + 1, op->shard);
     table_format(to[1], prefix | 1u << (FMT_DEPTH_MAX - 1 - depth), depth + 1, op->shard);
-    if (!distribute(from, to, depth)) return give_up(op, fail(MMKV_CORRUPT, offset, "a table cannot be split"));
+    if (!distribute(from, to, depth)) {
+        if (table_miscounted(from)) return give_up(op, fail(MMKV_CORRUPT, offset, "a table of the index miscounts its entries"));
+        for (uint32_t side = 0; side < 2; side++) keep_side(from, to[side], depth, side);
+    }
     uint32_t global = depth_of(sh->directory);
     uint64_t count = 1ull << (global - depth);
     rc = publish(op, prefix >> (FMT_DEPTH_MAX - global), count, new[0] | (depth + 1), new[1] | (depth + 1), 1, offset, 0);
