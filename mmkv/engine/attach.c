@@ -535,6 +535,7 @@ static void after_fork_in_child(void)
         pthread_mutex_init(&s->file_mutex, NULL);
         if (s->attach_fd != s->fd) os_close(s->attach_fd);
         s->attach_fd = -1;
+        s->kept = 0; /* the parent's */
         if (!s->ready) {
             *next = s->next;
             abandon(s);

@@ -346,9 +346,8 @@ static int commit_changes(struct commit *c)
     if (rc || (rc = make_drafts(c, &singles)) || (rc = write_ready(c->s, c->flags)) || (rc = compare_long(c))) return rc;
     if ((rc = lay_out(c, singles))) return rc;
     if (!(rc = fill(c))) rc = commit_locked(c);
-    /* What cannot be handed back now is found when the slot is settled. */
-    int again = reservation_give(c->s, c->word, c->flags & ~(unsigned)MMKV_NO_WAIT);
-    return again == MMKV_CORRUPT || (again && !c->committed && !rc) ? again : rc;
+    int again = reservation_end(c->s, c->word, c->flags);
+    return again ? again : rc;
 }
 
 /* ---- without changes ---- */

@@ -56,6 +56,7 @@ struct mmkv_store {
     int fd;                      /* holds no lock except, for read-only openers, the one on the reader byte */
     int attach_fd;               /* while the attach lock is held, or wanted: its description; else -1 */
     uint32_t slot;
+    _Atomic uint32_t kept;       /* bits of its words that name what no call wants any more, see reservation_end */
     void *slot_page;             /* the mapping that keeps the slot's lock */
     const struct fmt_control *shared_control; /* mode "p": the original's, to notice writers */
     uint64_t attach_seen;
@@ -402,7 +403,6 @@ struct zone {                    /* geometry of a zone */
 };
 int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, uint64_t *word, uint64_t *offset,
                unsigned flags);
-int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags);
 int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
 int pages_share(struct op *a, bool *wanted);         /* whoever waits for the lock has it; if this fails it is not held */
 int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */
@@ -574,7 +574,9 @@ void transaction_begin(struct op *op, struct fmt_transaction *t, uint64_t offset
 void transaction_mark(struct fmt_transaction *t);
 void transaction_end(struct op *op);
 int transaction_undo(struct op *op);                 /* whatever a locked shard has under way */
+int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags);
 int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags);
+int reservation_end(mmkv_store *s, uint64_t *word, unsigned flags);
 
 /* ---- commit.c ---- */
 struct commit;

@@ -513,31 +513,6 @@ out:
     return rc;
 }
 
-/* An extent for one value, filled before any shard's lock is taken: noted in the process slot. */
-int pages_take_alone(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags)
-{
-    struct fmt_process *process = process_of(s, s->slot);
-    for (;;) {
-        for (int i = 0; i < 4; i++) {
-            uint64_t none = 0;
-            *word = &process->reserved_extent[i];
-            if (__atomic_compare_exchange_n(*word, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-                guard_top->reservation = *word;
-                guard_top->reserved = true;
-                int rc = pages_take(s, FMT_ZONE_HEAP, &pages, 0, *word, offset, flags);
-                if (rc) {
-                    guard_top->reserved = false;
-                    store_release(*word, 0);
-                }
-                return rc;
-            }
-        }
-        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-        if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(NULL); /* what is reserved cannot be given back */
-        os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
-    }
-}
-
 /* ---- after a checkpoint ---- */
 
 /* Let the lock go and take it again: whoever waits for it has it in between (*wanted). One who has to be woken would find

@@ -261,7 +261,7 @@ int draft_fill(mmkv_store *s, const struct draft *d)
 static int fill_extent(mmkv_store *s, struct draft *d, unsigned flags)
 {
     if ((flags & MMKV_NO_WAIT) && d->size > COPY_MAX_UNDER_LOCK) return MMKV_WOULD_BLOCK;
-    int rc = pages_take_alone(s, pages_of(d->size), &d->reservation, &d->extent, flags);
+    int rc = reservation_take(s, pages_of(d->size), &d->reservation, &d->extent, flags);
     if (rc) { d->reservation = NULL; return rc; }
     return draft_fill(s, d);
 }
@@ -296,7 +296,7 @@ int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, s
 int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags)
 {
     if (likely(!d->reservation) || published || load(d->reservation) != d->extent) return 0;
-    return pages_give(s, d->reservation, flags & ~(unsigned)MMKV_NO_WAIT);
+    return reservation_end(s, d->reservation, flags);
 }
 
 int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,

@@ -1,4 +1,5 @@
-/* transaction.c: the extent that a transaction over several shards keeps its log in, and what others do about it.
+/* transaction.c: the extent that a transaction over several shards keeps its log in, and what others do about it; the words
+ * of the process slot that name it, and the extents of single values.
  *
  * It is taken into a word of the process slot, so that whoever settles the slot finds it, and is never published: recovery
  * sees nothing of it. It holds the mark that makes the transaction happen, words that name what the transaction has
@@ -40,7 +41,7 @@ int transaction_take(mmkv_store *s, uint64_t words, uint64_t segments, uint64_t 
                      uint64_t *offset, struct fmt_transaction **transaction, unsigned flags)
 {
     uint64_t pages = pages_of(transaction_bytes(words, segments, entries));
-    int rc = pages_take_alone(s, pages, word, offset, flags);
+    int rc = reservation_take(s, pages, word, offset, flags);
     if (rc) return rc;
     struct fmt_transaction *t = at(s, *offset, pages * FMT_PAGE);
     if (!t) return fail(MMKV_CORRUPT, *offset, "the allocator gave an extent outside the file");
@@ -132,6 +133,8 @@ int transaction_undo(struct op *op)
     return 0;
 }
 
+/* ---- words of the process slot ---- */
+
 /* Give back what a word of a process slot has reserved: an extent for a value, or a transaction with all that it names: its
  * values' extents, if they were not published, and what it released, if it has happened (a rollback takes that back). */
 int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags)
@@ -150,4 +153,56 @@ int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags)
             if (load(&words[i]) > 1) rc = pages_give(s, &words[i], flags);
     }
     return rc ? rc : pages_give(s, word, flags);
+}
+
+/* The same when a call ends. If the allocator does not let it, another process having it, the word stays as it is and is
+ * given back by who next wants one, by who closes, or with the slot. MMKV_CORRUPT is all that it fails with. */
+int reservation_end(mmkv_store *s, uint64_t *word, unsigned flags)
+{
+    mmkv_failure before = *mmkv_failure_get();
+    int rc = reservation_give(s, word, flags);
+    if (!rc || rc == MMKV_CORRUPT) return rc;
+    fail_again(&before);
+    atomic_fetch_or_explicit(&s->kept, 1u << (word - process_of(s, s->slot)->reserved_extent), memory_order_release);
+    return 0;
+}
+
+/* Give back what earlier calls could not. Who takes a word's bit has the word. */
+static int give_kept(mmkv_store *s, unsigned flags)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < 4 && !rc; i++) {
+        uint32_t bit = 1u << i; /* pairs with the one that sets it */
+        if (!(atomic_fetch_and_explicit(&s->kept, ~bit, memory_order_acquire) & bit)) continue;
+        rc = reservation_give(s, &process_of(s, s->slot)->reserved_extent[i], flags);
+        if (rc && rc != MMKV_CORRUPT) atomic_fetch_or_explicit(&s->kept, bit, memory_order_release);
+    }
+    return rc;
+}
+
+/* An extent that is filled before any shard's lock is taken: noted in the process slot. */
+int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags)
+{
+    struct fmt_process *process = process_of(s, s->slot);
+    for (;;) {
+        int rc = unlikely(atomic_load_explicit(&s->kept, memory_order_relaxed)) ? give_kept(s, flags) : 0;
+        if (rc) return rc;
+        for (int i = 0; i < 4; i++) {
+            uint64_t none = 0;
+            *word = &process->reserved_extent[i];
+            if (__atomic_compare_exchange_n(*word, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+                guard_top->reservation = *word;
+                guard_top->reserved = true;
+                rc = pages_take(s, FMT_ZONE_HEAP, &pages, 0, *word, offset, flags);
+                if (rc) {
+                    guard_top->reserved = false;
+                    store_release(*word, 0);
+                }
+                return rc;
+            }
+        }
+        if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
+        if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(NULL); /* what is reserved cannot be given back */
+        os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
+    }
 }

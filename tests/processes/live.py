@@ -51,6 +51,16 @@ class Live:
             if self.owner(self.lock_of(shard)) == pid and (not odd or self.word(self.lock_of(shard) + 8) & 1)
         ]
 
+    def reserved(self, pid: int) -> list[int]:
+        """What the process slots of a process have reserved: extents, 1 for a word in use, 0 for none."""
+        slots = (os.pread(self.fd, 64, PROCESSES + 64 * slot) for slot in range(1, SLOTS))
+        return [
+            word
+            for slot in slots
+            if struct.unpack_from("<IIQ", slot)[::2] == (1, pid)
+            for word in struct.unpack_from("<4Q", slot, 24)
+        ]
+
     def lock_of(self, shard: int) -> int:
         """Where the lock of a shard is."""
         return SHARDS + SHARD_BYTES * shard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import textwrap
@@ -27,6 +29,15 @@ WRITER = """
     while True:
         db[b"key %d" % (i % 400)] = b"%d " % i + b"w" * (i % 300)
         i += 1
+"""
+
+ALLOCATING = """
+    import sys, mmkv
+    db = mmkv.open(sys.argv[1], sync="manual")
+    print("ready")
+    while True:
+        db[b"large"] = b"x" * 40_000
+        del db[b"large"]
 """
 
 
@@ -128,15 +139,7 @@ def test_who_waits_for_a_stopped_writer_goes_on(
 
 def test_a_stopped_allocator_holds_up_those_who_want_pages(filled: Any, path: Path, open_store: Any) -> None:
     """Whoever needs no pages goes on, in all shards; those who do are told of the one who holds them up."""
-    code = """
-        import sys, mmkv
-        db = mmkv.open(sys.argv[1], sync="manual")
-        print("ready")
-        while True:
-            db[b"large"] = b"x" * 40_000
-            del db[b"large"]
-    """
-    with Child(code, path) as writer, looking_at(path) as live:
+    with Child(ALLOCATING, path) as writer, looking_at(path) as live:
         assert writer.line() == "ready"
         pid = writer.process.pid
         assert filled.delete_many(KEYS[300:]) == 100  # room in each shard, so that no page is wanted
@@ -162,6 +165,47 @@ def test_a_stopped_allocator_holds_up_those_who_want_pages(filled: Any, path: Pa
         waiting.join()
         assert patient.items() >= new.items()
         filled[b"of mine"] = b"x" * 40_000
+
+
+@pytest.mark.parametrize("what", ["transaction", "put"])
+def test_what_cannot_be_given_back_now_is_by_the_next_who_reserves(
+    filled: Any, writer: Child, path: Path, open_store: Any, what: str
+) -> None:
+    """Extents that a call has reserved and that are no longer wanted, while another process sits on the allocator."""
+    mine = open_store(mode="w", sync="manual", lock_timeout=1)
+    pid, key = writer.process.pid, b""
+
+    def transaction() -> None:
+        with mine.transaction() as t:
+            t[key] = b"new"
+
+    def add() -> None:
+        assert not mine.add(key, b"x" * 40_000), "it was there already"
+
+    def act() -> None:
+        with contextlib.suppress(mmkv.LockTimeoutError):  # in vain: once more
+            {"transaction": transaction, "put": add}[what]()
+
+    with Child(ALLOCATING, path) as allocating, looking_at(path) as live:
+        assert allocating.line() == "ready"
+        other = allocating.process.pid
+        while not any(live.reserved(os.getpid())):
+            stop_where(
+                pid, lambda: live.held(pid) not in ([], [live.shard_of(b"large")]) and live.owner(ALLOCATOR) != pid
+            )
+            (shard,) = live.held(pid)
+            key = next(key for key in KEYS if live.shard_of(key) == shard)
+            acting = threading.Thread(target=act)
+            acting.start()
+            until(functools.partial(live.asks, shard))
+            stop_where(other, lambda: live.owner(ALLOCATOR) == other and not live.held(other))
+            os.kill(pid, signal.SIGCONT)
+            acting.join()
+            os.kill(other, signal.SIGCONT)
+        writer.kill()
+        allocating.kill()
+        mine[b"of mine"] = b"x" * 40_000
+        assert not any(live.reserved(os.getpid()))
 
 
 def preloaded(code: str, path: Path, library: Path) -> Child:
