@@ -1,4 +1,4 @@
-/* attach.c: coming and going: process slots, who is there, whether the memory can be trusted, fork.
+/* attach.c: coming and going: process slots, who is there, whether the memory can be trusted.
  *
  * Attach, detach and recovery hold the attach lock. Writers hold a process slot: a write lock on its byte, through a
  * description that lives exactly as long as the address space (os_hold_byte). Readers hold a read lock on one byte. The
@@ -7,15 +7,10 @@
  *   nobody, clean                               -> the file is whole: trust it
  *   nobody, dirty, identity matches             -> the page cache is intact: settle what the dead held, check the totals
  *   anything else                               -> recover to the checkpoint */
-#include <stdlib.h>
-
 #include "engine.h"
 
 /* The name under which one who holds the attach lock and has no slot takes locks. It lives as long as that lock is held. */
 #define SETTLER FMT_LOCK_OWNER
-
-static mmkv_store *handles;
-static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER; /* fork() waits for it */
 
 /* The rest of the word differs from settler to settler: one who waits for a dead one's lock must see that a live one has it. */
 static void be_settler(mmkv_store *s) { s->me = SETTLER | (uint32_t)(os_now_ns() >> 6 & 0x7ffff) << 12; }
@@ -50,7 +45,7 @@ static int others(mmkv_store *s, bool *there)
 
 /* Through a description used for nothing else: a child that was forked keeps the mapping, and would with it keep the lock
  * of a parent that was killed (R5). Where no descriptor is to be had, the handle's own has to do. */
-static int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got)
+int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got)
 {
     int fd = file_of(s);
     if (os_reopen(fd, s->writable && !s->private_, &s->attach_fd)) s->attach_fd = fd;
@@ -95,9 +90,7 @@ static void stamp_identity(mmkv_store *s)
 
 /* ---- slots ---- */
 
-static void fork_hooks(void);
-
-static void own(mmkv_store *s, uint32_t slot)
+void slot_own(mmkv_store *s, uint32_t slot)
 {
     struct fmt_process *p = process_of(s, slot);
     s->slot = slot;
@@ -143,7 +136,7 @@ static int settle_reservations(mmkv_store *s, uint32_t slot, unsigned flags)
 
 /* Settle the slots whose owners died; `all`: nobody is attached, so that whoever they name is dead. The attach lock is
  * held, so a settler before us, who may have been killed at it, is dead too. */
-static int settle_dead(mmkv_store *s, bool all)
+int settle_dead(mmkv_store *s, bool all)
 {
     uint64_t dead[FMT_PROCESSES / 64] = { 0 };
     bool held;
@@ -163,7 +156,7 @@ static int settle_dead(mmkv_store *s, bool all)
 }
 
 /* Take a slot that says it is free; those of the dead become so by being settled. */
-static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot)
+int slot_take(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot)
 {
     for (uint32_t i = 1; i < FMT_PROCESSES; i++) {
         bool got = false;
@@ -186,10 +179,9 @@ static int take_slot(mmkv_store *s, bool fork_shares, void **page, uint32_t *slo
 /* No fork meanwhile: the child would share the lock until it ends, and we would pass for alive as long (R5). */
 static int take_own_slot(mmkv_store *s, uint32_t *slot)
 {
-    fork_hooks();
-    pthread_mutex_lock(&handles_mutex);
-    int rc = GUARDED(s, take_slot(s, false, &s->slot_page, slot)); /* lest a fault leaves the mutex locked */
-    pthread_mutex_unlock(&handles_mutex);
+    fork_forbid();
+    int rc = GUARDED(s, slot_take(s, false, &s->slot_page, slot)); /* lest a fault leaves the mutex locked */
+    fork_allow();
     return rc;
 }
 
@@ -317,7 +309,7 @@ static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
         if ((rc = settle_dead(s, false)) || (rc = take_own_slot(s, &slot))) return rc;
     }
     if (rc) return rc;
-    own(s, slot);
+    slot_own(s, slot);
     /* A lock that names this slot already is nobody's: we would wait for ourselves. */
     if ((rc = settle_locks(s, slot)) || (rc = settle_dead(s, false))) return rc;
     store(&control_of(s)->attach_count, control_of(s)->attach_count + 1);
@@ -335,7 +327,7 @@ static int attach_private(mmkv_store *s, bool alone, uint64_t physical)
     s->attach_seen = load_acquire(&s->shared_control->attach_count);
     if ((rc = prepare_alone(s, physical))) return rc;
     memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
-    own(s, 1);
+    slot_own(s, 1);
     return settle_locks(s, 1); /* as in attach_writer */
 }
 
@@ -430,158 +422,4 @@ int detach(mmkv_store *s, int with_checkpoint)
     s->slot_page = NULL;
     if (!rc2) rc2 = attach_unlock(s);
     return rc ? rc : rc2;
-}
-
-/* ---- fork ---- */
-
-/* Children that end without closing leave their slots to be settled: that is tried from the moment half of them are taken,
- * since one who opens or closes may have the attach lock for long. */
-static int slot_for_child(mmkv_store *s)
-{
-    bool got = false;
-    uint32_t none = 0;
-    int rc = take_slot(s, true, &s->fork_page, &s->fork_slot);
-    if (rc ? rc != MMKV_IN_USE : s->fork_slot < FMT_PROCESSES / 2) return rc;
-    for (int tries = 0; !got && tries < (rc ? 100 : 1); tries++) { /* others come and go: not for long */
-        if (tries) os_wait(&none, 0, 2);
-        if (attach_lock(s, OS_LOCK_WRITE, false, &got)) return rc;
-    }
-    if (!got) return rc;
-    int settled = STORING(s, settle_dead(s, false));
-    if (rc) rc = settled ? settled : take_slot(s, true, &s->fork_page, &s->fork_slot);
-    attach_unlock(s);
-    return rc;
-}
-
-static int prepare_child(mmkv_store *s)
-{
-    /* A description of its own: locks asked for through a shared one would never conflict with ours. */
-    int rc = os_reopen(file_of(s), true, &s->fork_fd);
-    if (rc || (rc = slot_for_child(s))) return rc;
-    struct fmt_process *p = process_of(s, s->fork_slot);
-    store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
-    s->fork_me = s->fork_slot | p->incarnation << 12;
-    kill_fence();
-    store32(&p->state, 1);
-    return 0;
-}
-
-static int sign_slot(mmkv_store *s)
-{
-    store(&process_of(s, s->slot)->pid, os_pid());
-    store(&process_of(s, s->slot)->start_ns, os_now_ns());
-    return 0;
-}
-
-static int own_anew(mmkv_store *s)
-{
-    own(s, s->slot % (FMT_PROCESSES - 1) + 1);
-    return 0;
-}
-
-/* A forked child shares the mapping but not the slot: its own is taken in the parent before the fork, so that it works
- * whatever the child may become (user, root, name), through a page that the child inherits (R5). */
-static void before_fork(void)
-{
-    pthread_mutex_lock(&handles_mutex);
-    for (mmkv_store *s = handles; s; s = s->next) {
-        s->fork_page = NULL;
-        s->fork_fd = -1;
-        if (!s->slot_page || !s->ready) continue;
-        s->fork_failed = STORING(s, prepare_child(s)) != 0;
-    }
-    for (mmkv_store *s = handles; s; s = s->next) pthread_mutex_lock(&s->map_mutex); /* last: settling may map more */
-}
-
-static void after_fork_in_parent(void)
-{
-    for (mmkv_store *s = handles; s; s = s->next) {
-        if (s->fork_page) os_release_byte(s->fork_page); /* the child's own mapping keeps the lock */
-        s->fork_page = NULL;
-        os_close(s->fork_fd);
-        pthread_mutex_unlock(&s->map_mutex);
-    }
-    pthread_mutex_unlock(&handles_mutex);
-}
-
-static void be_child(mmkv_store *s)
-{
-    s->slot_page = s->fork_page; /* the parent's page was not inherited */
-    if (s->fork_failed) {
-        s->writable = false; /* what it wrote could not be settled if it died */
-        s->slotless = true;
-        os_close(s->fork_fd);
-    } else {
-        if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
-        s->fd = s->fork_fd;
-        os_hold_in_child(s->slot_page);
-        s->slot = s->fork_slot;
-        s->me = s->fork_me;
-        STORING(s, sign_slot(s));
-    }
-}
-
-/* Another thread was opening it, which does not exist here: nothing may be left that keeps its locks alive. */
-static void abandon(mmkv_store *s)
-{
-    map_close(s);
-    if (os_same_file(s->fd, &s->identity)) os_close(s->fd);
-}
-
-static void after_fork_in_child(void)
-{
-    for (mmkv_store **next = &handles, *s; (s = *next);) {
-        map_forked(s);
-        pthread_mutex_init(&s->file_mutex, NULL);
-        if (s->attach_fd != s->fd) os_close(s->attach_fd);
-        s->attach_fd = -1;
-        s->kept = 0; /* the parent's */
-        if (!s->ready) {
-            *next = s->next;
-            abandon(s);
-            continue;
-        }
-        if (s->slot_page) be_child(s);
-        /* Another name: what the parent's other threads held in this copy is then a dead one's. */
-        if (s->private_) STORING(s, own_anew(s));
-        s->fork_page = NULL;
-        next = &s->next;
-    }
-    pthread_mutex_init(&handles_mutex, NULL);
-    faults_forked();
-}
-
-static void install(void)
-{
-    os_at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
-static void fork_hooks(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, install);
-}
-
-void handle_register(mmkv_store *s)
-{
-    fork_hooks();
-    pthread_mutex_lock(&handles_mutex);
-    s->next = handles;
-    handles = s;
-    pthread_mutex_unlock(&handles_mutex);
-}
-
-void handle_ready(mmkv_store *s)
-{
-    pthread_mutex_lock(&handles_mutex);
-    s->ready = true;
-    pthread_mutex_unlock(&handles_mutex);
-}
-
-void handle_forget(mmkv_store *s)
-{
-    pthread_mutex_lock(&handles_mutex);
-    for (mmkv_store **p = &handles; *p; p = &(*p)->next)
-        if (*p == s) { *p = s->next; break; }
-    pthread_mutex_unlock(&handles_mutex);
 }

@@ -1,7 +1,7 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: entry.c | store.c attach.c | check.c repair.c recover.c checkpoint.c | commit.c
- * | swap.c wait.c | shard.c read.c scan.c | transaction.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
+ * Layers, each knowing only those below: entry.c | store.c attach.c fork.c | check.c repair.c recover.c checkpoint.c
+ * | commit.c | swap.c wait.c | shard.c read.c scan.c | transaction.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
  * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
@@ -666,13 +666,19 @@ int damage(struct recovery *r, const char *kind, const void *key, size_t key_len
 int repair_alone(mmkv_store *s, uint64_t physical, bool same_boot);
 int repair_superblock(int fd, struct repair *repair);
 
-/* ---- store.c, check.c, attach.c ---- */
+/* ---- store.c, check.c, attach.c, fork.c ---- */
 int store_stats(mmkv_store *s, mmkv_stats *stats);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
+int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got);
 int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);
+int slot_take(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot);
+void slot_own(mmkv_store *s, uint32_t slot);
+int settle_dead(mmkv_store *s, bool all);
+void fork_forbid(void);                              /* until fork_allow: no handle comes or goes either */
+void fork_allow(void);
 void handle_register(mmkv_store *s);                 /* for fork: before anything is opened or locked */
 void handle_ready(mmkv_store *s);
 void handle_forget(mmkv_store *s);
