@@ -198,6 +198,23 @@ def layout() -> dict[str, int]:
     return entries
 
 
+# ---- the module of the native class ----
+
+
+@functools.cache
+def _native_hot() -> Any:
+    """The module `mmkv._hot`: a second init function in the file of `mmkv._mmkv`."""
+    file = sys.modules["mmkv._mmkv"].__file__
+    assert file is not None
+    loader = importlib.machinery.ExtensionFileLoader("mmkv._hot", file)
+    spec = importlib.util.spec_from_file_location("mmkv._hot", file, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    sys.modules["mmkv._hot"] = module
+    return module
+
+
 # ---- the hash ----
 
 
@@ -230,7 +247,10 @@ def _choose_hash() -> str:
     if function != ffi.NULL:
         lib.mmkv_set_hash(function, False)
         return "native"
-    lib.mmkv_set_hash(lib.mmkv_hash_python, True)
+    if sys.implementation.name == "cpython":
+        _native_hot().set_hash(xxhash.xxh3_64_intdigest)
+    else:
+        lib.mmkv_set_hash(lib.mmkv_hash_python, True)
     if not forced:
         warnings.warn(
             "this build of xxhash hides its C function XXH3_64bits_withSeed, so mmkv hashes through Python: "
@@ -244,19 +264,6 @@ def _choose_hash() -> str:
 hash_route: Final = _choose_hash()
 
 # ---- the base class of Store ----
-
-
-def _native_hot() -> Any:
-    """The module `mmkv._hot`: a second init function in the file of `mmkv._mmkv`."""
-    file = sys.modules["mmkv._mmkv"].__file__
-    assert file is not None
-    loader = importlib.machinery.ExtensionFileLoader("mmkv._hot", file)
-    spec = importlib.util.spec_from_file_location("mmkv._hot", file, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    sys.modules["mmkv._hot"] = module
-    return module
 
 
 hot_route: Final = "cffi" if os.environ.get("MMKV_HOT") == "cffi" or sys.implementation.name != "cpython" else "native"

@@ -1,6 +1,6 @@
 /* hot.c: the native base class of Store: the type, errors, arguments, closing. hot_keys.c has the operations on one
- * key, hot_swap.c those that depend on what is there, hot_many.c those on many, hot_commit.c the end of transactions; no
- * other C file knows Python.
+ * key, hot_swap.c those that depend on what is there, hot_many.c those on many, hot_commit.c the end of transactions,
+ * hot_hash.c the hash if it is Python's; no other C file knows Python.
  *
  * One call of a mapping operation is one native call, without a Python frame. It is the limited API only (3.11), so one
  * build serves every later CPython. mmkv/_reference.py has the same class over cffi; what one does the other does, and
@@ -333,6 +333,7 @@ static PyObject *set_error_factory(PyObject *Py_UNUSED(module), PyObject *factor
 
 static PyMethodDef module_methods[] = {
     {"set_error_factory", set_error_factory, METH_O, "Give f(code, os_errno, offset, pid, text, path) -> exception."},
+    {"set_hash", hot_set_hash, METH_O, "Hash by f(data, seed) -> int."},
     {0},
 };
 

@@ -75,6 +75,7 @@ PyObject *hot_put_many(PyObject *self, PyObject *source);
 PyObject *hot_delete_many(PyObject *self, PyObject *keys);
 PyObject *hot_clear(PyObject *self, PyObject *ignored);
 PyObject *hot_commit(PyObject *self, PyObject *const *args, Py_ssize_t n);
+PyObject *hot_set_hash(PyObject *module, PyObject *function);
 PyObject *hot_scan(PyObject *self, PyObject *const *args, Py_ssize_t n);
 
 /* ---- arguments ---- */

@@ -25,6 +25,7 @@ LOOKING = """
     import os, sys
     from pathlib import Path
     import mmkv, xxhash
+    from mmkv._hot import set_hash
     from mmkv._native import ffi, hash_route, lib
     from tests.processes.live import ALLOCATOR, looking_at
 
@@ -32,14 +33,14 @@ LOOKING = """
     operation, told = None, set()
     first = lambda data: None
 
-    @ffi.def_extern(name="mmkv_hash_python")
-    def hash_and_look(data, length, seed):
-        content = ffi.buffer(data, length)[:] if length else b""
+    def hash_and_look(data, seed):
+        content = bytes(data)
         if operation and (live.held(os.getpid()) or live.owner(ALLOCATOR) == os.getpid()):
             told.add(operation)
         first(content)
         return xxhash.xxh3_64_intdigest(content, seed)
 
+    set_hash(hash_and_look)
     path = Path(sys.argv[1])
     db = mmkv.open(path, "w", sync="manual", verify_reads=True)
     with looking_at(path) as live:

@@ -78,3 +78,40 @@ def test_a_build_that_hides_the_symbol_is_told_of_once_and_works(open_store: Any
         environment=ENVIRONMENT["native"],
     )
     assert open_store()[b"k"] == b"v"
+
+
+@pytest.mark.parametrize("hot", ["native", "cffi"])
+def test_a_signal_does_not_get_in_between(open_store: Any, path: Path, hot: str) -> None:
+    """Whatever a handler raises while a hash is being computed, hashes are right, and it is raised."""
+    open_store.check_later(path)
+    run_python(
+        """
+        import signal, sys, mmkv
+
+        class Ring(Exception):
+            pass
+
+        def ring(*_):
+            global rung
+            rung += 1
+            raise Ring
+
+        signal.signal(signal.SIGALRM, ring)
+        i = rung = raised = 0
+        with mmkv.open(sys.argv[1], sync="manual") as db:
+            while rung < 100:
+                before = rung
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                    while rung == before:
+                        db[b"%d" % i] = b"value"
+                        i += 1
+                except Ring:
+                    raised += 1
+            assert raised == rung
+            assert all(db[b"%d" % j] == b"value" for j in range(i))
+            assert db.verify().ok
+        """,
+        path,
+        environment={**ENVIRONMENT["python"], "MMKV_HOT": hot},
+    )
