@@ -1,0 +1,86 @@
+/* clear.c: what others put while somebody clears the store, between two of his steps: see test_clear.py. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine.h"
+#include "runtime.h"
+
+enum { KEYS = 6000, TABLES_MIN = 8 };
+
+static mmkv_store *clearing, *other;
+static uint64_t first;           /* the key that comes first in the order of the hash */
+static uint32_t turn, wanted;
+static bool acting;
+static const char *wrong;
+
+#define KEY(s, k) (s), mmkv_hash((s), &(k), sizeof(k)), &(k), sizeof(k)
+
+static void must(int rc)
+{
+    if (rc && !wrong) wrong = mmkv_failure_get()->text;
+}
+
+/* The one who clears is about to take the free lock: for the wanted time, another one is quicker. */
+static void before_store(void *file, const void *address, uint64_t offset, uint64_t length)
+{
+    (void)file, (void)length;
+    if (!clearing || acting || offset != shard_at(0) + offsetof(struct fmt_shard, l.lock) || load32(address)) return;
+    acting = true;
+    if (turn++ == wanted) must(mmkv_put(KEY(other, first), "put since", 9, 0));
+    acting = false;
+}
+
+static uint64_t hash(const void *data, size_t length, uint64_t seed)
+{
+    uint64_t h = seed;
+    for (size_t i = 0; i < length; i++) {
+        h = (h ^ ((const uint8_t *)data)[i]) * 0x9e3779b97f4a7c15ull;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+/* Many tables with few keys in each: what is removed does not merge them, by its hash (`shrink` in shard.c). */
+static void fill(mmkv_store *s)
+{
+    for (uint64_t k = 0; k < KEYS; k++) {
+        must(mmkv_put(KEY(s, k), "there", 5, 0));
+        if (mmkv_hash(s, &k, sizeof k) < mmkv_hash(s, &first, sizeof first)) first = k;
+    }
+    for (uint64_t k = 0; k < KEYS; k++)
+        if (mmkv_hash(s, &k, sizeof k) & 7 && k % 4 && k != first) must(mmkv_delete(KEY(s, k), NULL, 0, NULL, 0));
+    if (load(&shard_of(s, 0)->tables) < TABLES_MIN && !wrong) wrong = "too few tables";
+}
+
+/* Clear a store, while another puts its first key before the one who clears takes the lock for the `n`-th time, from 0. How
+ * often he took it; *left is how many keys there are then. What is wrong besides, in *text. */
+uint32_t clear_and_put(const char *path, uint32_t n, uint64_t *left, const char **text)
+{
+    mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600 };
+    mmkv_store *s;
+    wrong = NULL;
+    *text = "";
+    *left = first = turn = 0;
+    wanted = n;
+    mmkv_set_hash(hash, 0);
+    rig_seed(1);
+    if (mmkv_open(path, &options, &s)) {
+        *text = mmkv_failure_get()->text;
+        return 0;
+    }
+    rig_watch(path, s);
+    options.mode = MMKV_MODE_WRITE;
+    must(mmkv_open(path, &options, &other));
+    if (!wrong) fill(s);
+    rig_hooks.store = before_store;
+    clearing = s;
+    if (!wrong) must(mmkv_clear(s));
+    clearing = NULL;
+    rig_hooks.store = NULL;
+    if (!wrong) must(mmkv_count(other, left));
+    must(mmkv_close(other, 0));
+    must(mmkv_close(s, 0));
+    rig_unwatch(s);
+    *text = wrong ? wrong : "";
+    return turn;
+}
