@@ -25,7 +25,7 @@ FLAGS = "-O0 -g0"  # quick to compile: a build is wanted by the suite
 
 @dataclass(frozen=True)
 class Bug:
-    """One mistake."""
+    """One mistake, in a file of the engine or, from there, of the package."""
 
     name: str
     what: str
@@ -172,6 +172,22 @@ BUGS = [
         "commit.c",
         "j < c->part[i].looks && !rc; j++) rc = as_it_was",
         "j < (c->part[i].changes ? c->part[i].looks : 0) && !rc; j++) rc = as_it_was",
+        ("transactions",),
+    ),
+    Bug(
+        "conflict-passed-over",
+        "atomically() takes an attempt that came to nothing for one that has happened",
+        "../_transaction.py",
+        "happened = bool(transaction._state) or transaction._commit()",
+        "happened = bool(transaction._state) or transaction._commit() or True",
+        ("transactions",),
+    ),
+    Bug(
+        "raised-over-what-never-was",
+        "atomically() passes on what was raised over values that were never there at once",
+        "../_transaction.py",
+        "if transaction._state or transaction._unchanged():",
+        "if True:",
         ("transactions",),
     ),
     Bug(

@@ -8,6 +8,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ ROLES: dict[str, dict[str, int]] = {
     "swapper": {"swap": 10, "add": 10, "replace": 10, "delete": 10, "get": 10},
     "counter": {"incr": 50, "get_counter": 10, "pop_counter": 1},
     "waiter": {"wait": 5, "put": 1},
-    "transactor": {"transact": 10, "get": 1, "get_many": 1},
+    "transactor": {"transact": 6, "atomically": 6, "get": 1, "get_many": 1},
     "exchanger": {"exchange": 5, "get": 1, "items": 1},
     "watcher": {"get": 5, "items": 5, "keys": 1, "sync": 1},
     "keeper": {"put": 10, "get": 10, "sync": 3, "items": 2, "keys": 2},
@@ -61,6 +62,12 @@ ROLES: dict[str, dict[str, int]] = {
 }
 
 COUNTERS_USED = 2
+ROOM_FOR_TRIES = 1 << 17
+"""Bytes of a log: who tries again and again, with everybody else at work, logs each try."""
+
+
+class GaveUp(Exception):
+    """What a function raises that does not want its transaction to happen."""
 
 
 @dataclass
@@ -210,6 +217,42 @@ class Worker:
 
             self.call(commit, "txn", since, reads, writes)
             t.abort()
+
+    def atomically(self) -> None:
+        """The same, tried until it happens. Each try is a transaction; what comes before another try was in vain.
+
+        Some raise an exception, which is passed on only if what they have read was so at some moment: they count as
+        transactions that only read, and nobody may see what they would have written.
+        """
+        if not self.log.room(ROOM_FOR_TRIES):
+            return
+        keys = self.some_keys()
+        count = self.rng.randint(0, len(keys))
+        gives_up = self.rng.random() < 0.1
+        called = 0
+
+        def ended(*, happened: bool) -> None:
+            self.log.in_call = False
+            self.log.add(called, NOW(), happened)
+
+        def attempt(t: mmkv.Transaction) -> None:
+            nonlocal called
+            if called:
+                ended(happened=False)
+            since = NOW()
+            reads = [(key, read_value(t.get(key_of(key)))) for key in keys]
+            writes = [(key, self.value()) for key in keys[:count]]
+            for key, number in writes:
+                t.put(key_of(key), value_of(number))
+            self.log.add(NOW(), "txn", since, reads, [] if gives_up else writes)
+            self.log.in_call = True
+            called = NOW()
+            if gives_up:
+                raise GaveUp
+
+        with suppress(GaveUp):
+            self.db.atomically(attempt)
+        ended(happened=True)
 
     def incr(self) -> None:
         key, delta = COUNTERS + self.rng.randrange(COUNTERS_USED), self.rng.randint(1, 3)
