@@ -368,6 +368,14 @@ static int look_once(struct commit *c, bool *valid)
     return rc;
 }
 
+/* For those who may take no lock. */
+static int fail_unread(const struct commit *c)
+{
+    for (uint32_t i = 0; i < c->parts; i++)
+        if (load(&c->part[i].op.sh->l.version) & 1) return fail_half_written(c->s, c->part[i].shard);
+    return fail(MMKV_LOCK_TIMEOUT, 0, "what the transaction has read is being written all the time");
+}
+
 /* Where writers are always about, under the locks; a handle that may not lock goes on trying, for a while. */
 static int commit_reads(struct commit *c)
 {
@@ -392,9 +400,7 @@ static int commit_reads(struct commit *c)
         for (uint32_t i = 0; i < c->parts; i++)
             if (load(&shard_of(s, c->part[i].shard)->failed)) return fail_unusable(shard_of(s, c->part[i].shard));
         if (!start) start = os_now_ms();
-        else if (os_now_ms() - start > s->lock_timeout_ms)
-            return fail(MMKV_LOCK_TIMEOUT, 0, "what the transaction has read is being written all the time, or was left half-written by "
-                        "a process that died; open the store with mode \"w\" to repair it");
+        else if (os_now_ms() - start > s->lock_timeout_ms) return fail_unread(c);
         uint32_t none = 0;
         os_wait(&none, 0, 1);
     }
