@@ -51,6 +51,7 @@ int ftruncate64(int fd, off64_t length) { return ftruncate(fd, length); }
 WRAP(fsync, (int fd), (fd))
 WRAP(fchmod, (int fd, mode_t mode), (fd, mode))
 WRAP(madvise, (void *p, size_t length, int advice), (p, length, advice))
+WRAP(pkey_mprotect, (void *p, size_t length, int prot, int key), (p, length, prot, key))
 WRAP(linkat, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
 WRAP(rename, (const char *from, const char *to), (from, to))
 

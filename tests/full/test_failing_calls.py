@@ -163,3 +163,59 @@ def test_the_limit_on_the_size_of_files_is_no_signal(tmp_path: Path) -> None:
         """,
         tmp_path / "store.mmkv",
     )
+
+
+SHUT = """
+import ctypes, errno, sys
+import mmkv
+path, = sys.argv[1:]
+shim = ctypes.CDLL(None)
+db, expected, failed = mmkv.open(path, guard=True, shards=1, sync="manual"), {}, 0
+def attempt(n, call):
+    # Once, with the n-th change of what the map allows refused; and again, if that was an error. Was there an n-th?
+    global failed
+    shim.shim_arm(b"pkey_mprotect", n, errno.ENOMEM)
+    try:
+        call()
+        again = False
+    except (OSError, MemoryError) as error:
+        assert path in str(error) and "mprotect" in str(error), error
+        again = True
+    reached = shim.shim_calls() >= n
+    shim.shim_arm(b"", 0, 0)
+    if again:
+        failed += 1
+        assert reached
+        assert dict(db) == expected, "what was refused has changed something"
+        call()
+    return reached
+for size in (10, 5000, 100_000, 3_000_000): # the last ones let the file grow
+    for make in (lambda k, v: (lambda: db.put(k, v), {k: v}), lambda k, v: (lambda: db.pop(b"old", None), {})):
+        n = 1
+        while True:
+            key = b"%d %d" % (size, n)
+            db[b"old"] = expected[b"old"] = b"v"
+            call, change = make(key, bytes(size))
+            reached = attempt(n, call)
+            expected.update(change)
+            if not change:
+                del expected[b"old"]
+            assert dict(db) == expected
+            if not reached:
+                break
+            n += 1
+assert db.verify().ok
+db.close()
+with mmkv.open(path, "w") as db:
+    assert dict(db) == expected and db.verify().ok
+print(failed)
+"""
+
+
+@pytest.mark.parametrize("route", ["native", "cffi"])
+def test_a_guarded_map_that_cannot_be_opened_is_an_error(
+    shim: Path, tmp_path: Path, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, and the next call works. With protection keys only a file that grows comes to it."""
+    monkeypatch.setenv("MMKV_HOT", route)
+    assert int(run_shimmed(shim, "-c", SHUT, tmp_path / "store.mmkv")) > 0
