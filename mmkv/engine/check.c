@@ -237,8 +237,9 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
     uint64_t offset = zone->offset + page * FMT_PAGE, e_at = offset_of(s, e);
     uint32_t shard = e->shard;
     *pages = 1;
-    if (!load(&e->born) || shard >= s->shard_count) {
-        if (load(&e->born) && !extent_sealed(e, e_at)) {
+    uint64_t found = load(&e->born);
+    if (!found || shard >= s->shard_count) {
+        if (found && !extent_sealed(e, e_at)) {
             note(k, "descriptor", NULL, 0, e_at, "the descriptor's check does not hold");
             tell(k, true);
         }
@@ -250,8 +251,9 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
         if (rc) return rc;
         *pages = 1;
         uint64_t born = load(&e->born), dead = load(&e->dead), version = load(&e->link) & FMT_LINK_MASK;
-        if (!born || e->shard != shard) {
-            /* reserved, or taken over, meanwhile */
+        if (!born || !dead || e->shard != shard) {
+            /* reserved, about to be published, or taken over, meanwhile, under another lock than this shard's; that a dead
+             * word stays 0 is told where everything stands still */
         } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8) || !fmt_epoch_of(born)) {
             note(k, "epoch", NULL, 0, e_at, "an extent's epoch word is damaged");
         } else if (!fmt_epoch_of(dead)) {

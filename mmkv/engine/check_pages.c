@@ -78,22 +78,22 @@ static void count_extent(struct check *k, struct account *a, const struct fmt_ex
     }
 }
 
-/* The queue of dead extents; returns its pages. Its length is bounded by what there is to be in it. */
+/* The queue of dead extents; returns its pages. Its length is bounded by what there is to be in it. It is in the order in which
+ * they were given back: one that died before a cut may come after one that died in another shard since. */
 static uint64_t walk_queue(struct check *k, uint64_t **maps, uint64_t most)
 {
     const struct fmt_allocator *p = allocator_of(k->s);
-    uint64_t waiting = 0, last = 0, epoch = 0;
+    uint64_t waiting = 0, last = 0;
     for (uint64_t page = p->waiting_head; page; most--) {
         uint64_t offset = page << FMT_PAGE_SHIFT;
         const struct fmt_extent *e = extent_at(k->s, offset);
         if (!e || !most || offset >> FMT_PAGE_SHIFT != page || !e->pages || !extent_sealed(e, offset_of(k->s, e))
-            || !fmt_epoch_of(e->dead) || fmt_epoch_of(e->dead) < epoch) {
+            || !fmt_epoch_of(e->dead)) {
             note(k, "pages", NULL, 0, offset, "the queue of dead extents is damaged");
             return p->waiting_pages; /* what comes after cannot be counted */
         }
         mark(k, maps, offset, e->pages, "a dead extent");
         waiting += e->pages;
-        epoch = fmt_epoch_of(e->dead);
         last = page;
         page = e->link & FMT_LINK_MASK;
     }
@@ -113,6 +113,7 @@ static void account_pages(struct check *k, struct account *a, uint64_t zones)
         for (uint64_t page = zone.first; page < zone.pages;) {
             const struct fmt_extent *e = &zone.extents[page];
             bool live = e->born && !fmt_epoch_of(e->dead) && e->pages && e->pages <= zone.pages - page;
+            if (e->born && !e->dead) note(k, "epoch", NULL, 0, offset_of(s, e), "an extent's epoch word is damaged");
             if (live) count_extent(k, a, e, zone.offset + page * FMT_PAGE);
             page += live ? e->pages : 1;
         }

@@ -74,9 +74,12 @@ static void check_processes(struct check *k)
     for (uint32_t i = 0; i < FMT_PROCESSES; i++) {
         const struct fmt_process *p = process_of(k->s, i);
         uint64_t at_ = FMT_PROCESSES_AT + i * sizeof *p;
-        if (p->state > 1) note(k, "process", NULL, 0, at_, "a process slot is in no known state");
+        uint32_t state = load32(&p->state);
+        if (state > 1) note(k, "process", NULL, 0, at_, "a process slot is in no known state");
         for (int j = 0; j < 4; j++) {
-            if (!p->state && p->reserved_extent[j]) note(k, "process", NULL, 0, at_, "a free process slot has reserved an extent");
+            /* Who comes meanwhile may have it, and use it. */
+            if (!state && load_acquire(&p->reserved_extent[j]) && !load32(&p->state))
+                note(k, "process", NULL, 0, at_, "a free process slot has reserved an extent");
             check_reserved(k, &p->reserved_extent[j]);
         }
     }
@@ -101,7 +104,7 @@ void check_state(struct check *k)
         struct fmt_shard *sh = shard_of(s, i);
         check_lockable(k, &sh->l, &sh->log);
         if (sh->log.transaction) note(k, "operation", NULL, 0, shard_at(i), "a transaction was left half-done");
-        if (sh->epoch > control_of(s)->epoch) note(k, "counter", NULL, 0, shard_at(i), "the shard was written in an epoch to come");
+        if (sh->epoch > load(&control_of(s)->epoch)) note(k, "counter", NULL, 0, shard_at(i), "the shard was written in an epoch to come");
         if (sh->failed) note(k, "shard", NULL, 0, shard_at(i), "the shard is marked failed: %s", strerror((int)sh->failed));
         for (uint32_t j = 0; j < FMT_SHARD_RESERVES; j++) check_word(k, &sh->reserve[j], 0);
         for (uint32_t j = 0; j < FMT_SHARD_RELEASES; j++) check_word(k, &sh->release[j], 0);

@@ -1,0 +1,88 @@
+/* given_back.c: two extents that are given back in another order than they died in: see test_verify_beside_writers.py. */
+#include <string.h>
+
+#include "engine.h"
+#include "runtime.h"
+
+enum { LARGE = 50000 };
+
+static mmkv_store *first, *second;
+static uint64_t key[2];          /* one of each shard */
+static bool acted;
+static const char *wrong;
+
+#define KEY(s, k) (s), mmkv_hash((s), &(k), sizeof(k)), &(k), sizeof(k)
+
+static void must(int rc)
+{
+    if (rc && !wrong) wrong = mmkv_failure_get()->text;
+}
+
+/* The first one's record is dead, and it is about to take the allocator's lock to give its extent back. A leader begins a
+ * cut, and would now wait for the first one's shard; and in the new epoch the second one's record dies and is given back. */
+static void before_store(void *file, const void *address, uint64_t offset, uint64_t length)
+{
+    (void)file, (void)length;
+    if (acted || offset != FMT_ALLOCATOR_AT + offsetof(struct fmt_allocator, l.lock) || load32(address)) return;
+    if (!load(&shard_of(first, 0)->release[0])) return;
+    acted = true;
+    store_release(&control_of(first)->epoch, load(&control_of(first)->epoch) + 1);
+    must(mmkv_delete(KEY(second, key[1]), NULL, 0, NULL, 0));
+}
+
+static uint64_t hash(const void *data, size_t length, uint64_t seed)
+{
+    uint64_t h = seed;
+    for (size_t i = 0; i < length; i++) {
+        h = (h ^ ((const uint8_t *)data)[i]) * 0x9e3779b97f4a7c15ull;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
+{
+    static char kept[256];
+    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
+    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
+}
+
+static void use(void)
+{
+    static const uint8_t value[LARGE];
+    uint64_t records, epoch = 0;
+    mmkv_stats stats;
+    for (uint32_t i = 0; i < 2; i++) {
+        while (fmt_shard_of(mmkv_hash(first, &key[i], sizeof key[i]), first->shard_bits) != i) key[i]++;
+        must(mmkv_put(KEY(first, key[i]), value, LARGE, 0));
+    }
+    must(mmkv_sync(first, 1, &epoch));
+    rig_hooks.store = before_store;
+    must(mmkv_delete(KEY(first, key[0]), NULL, 0, NULL, 0));
+    rig_hooks.store = NULL;
+    if (!acted && !wrong) wrong = "the extent was not given back";
+    must(mmkv_verify(second, NULL, problem, NULL, &records));
+    for (int i = 0; i < 2; i++) must(mmkv_sync(first, 1, (epoch = 0, &epoch)));
+    must(mmkv_stats_get(first, &stats));
+    if (stats.waiting_bytes && !wrong) wrong = "an extent still waits";
+    must(mmkv_verify(first, NULL, problem, NULL, &records));
+}
+
+/* What is wrong, or nothing. */
+const char *give_back(const char *path)
+{
+    mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 2, .permissions = 0600 };
+    acted = false;
+    wrong = NULL;
+    mmkv_set_hash(hash, 0);
+    rig_seed(1);
+    if (mmkv_open(path, &options, &first)) return mmkv_failure_get()->text;
+    options.mode = MMKV_MODE_WRITE;
+    must(mmkv_open(path, &options, &second));
+    rig_watch(path, first);
+    if (!wrong) use();
+    must(mmkv_close(second, 1));
+    must(mmkv_close(first, 1));
+    rig_unwatch(first);
+    return wrong ? wrong : "";
+}
