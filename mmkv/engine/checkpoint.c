@@ -296,7 +296,7 @@ static int cut(mmkv_store *s, uint64_t epoch, struct fmt_slot *slot, uint64_t *z
  * index zones between them. */
 static bool next_range(mmkv_store *s, uint64_t *i, uint64_t length, bool one, uint64_t *from, uint64_t *to)
 {
-    uint64_t count = load(&allocator_of(s)->zone_count);
+    uint64_t count = load_acquire(&allocator_of(s)->zone_count); /* as in zone_find */
     *from = *to = 0;
     for (; *i < count && *i < FMT_ZONES; ++*i) {
         const struct fmt_zone *z = zone_of(s, *i);

@@ -132,7 +132,7 @@ int zone_get(mmkv_store *s, uint64_t i, struct zone *zone)
 /* Zones lie in ascending order without gaps: bisect. */
 int zone_find(mmkv_store *s, uint64_t offset, struct zone *zone)
 {
-    uint64_t low = 0, high = load(&allocator_of(s)->zone_count);
+    uint64_t low = 0, high = load_acquire(&allocator_of(s)->zone_count); /* pairs with the fence in `grow`: before any entry */
     if (high > FMT_ZONES) high = FMT_ZONES;
     while (low < high) {
         uint64_t middle = (low + high) / 2;
@@ -401,7 +401,7 @@ static int grow(struct op *a, uint32_t kind, uint64_t pages)
     set(a, WORD(state->hint), pair((uint32_t)zone.first, 0));
     set(a, &p->free_pages, p->free_pages + free_);
     set(a, &p->last_zone[kind], p->zone_count);
-    set(a, &p->zone_count, p->zone_count + 1);
+    set(a, &p->zone_count, p->zone_count + 1); /* the fence of `begin` comes before: pairs with the load in zone_find */
     op_commit(a);
     return 0;
 }
