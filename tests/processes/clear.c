@@ -1,5 +1,6 @@
 /* clear.c: what others put while somebody clears the store, between two of his steps: see test_clear.py. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine.h"
@@ -52,35 +53,33 @@ static void fill(mmkv_store *s)
     if (load(&shard_of(s, 0)->tables) < TABLES_MIN && !wrong) wrong = "too few tables";
 }
 
-/* Clear a store, while another puts its first key before the one who clears takes the lock for the `n`-th time, from 0. How
- * often he took it; *left is how many keys there are then. What is wrong besides, in *text. */
-uint32_t clear_and_put(const char *path, uint32_t n, uint64_t *left, const char **text)
+/* clear FILE N: clear a store, while another puts its first key before the one who clears takes the lock for the N-th time,
+ * from 0. Prints how often he took it, and how many keys there are then; or what is wrong besides, and is 1. */
+int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600 };
+    uint64_t left = 0;
     mmkv_store *s;
-    wrong = NULL;
-    *text = "";
-    *left = first = turn = 0;
-    wanted = n;
+    if (argc != 3) return 2;
+    wanted = (uint32_t)strtoul(argv[2], NULL, 10);
     mmkv_set_hash(hash, 0);
     rig_seed(1);
-    if (mmkv_open(path, &options, &s)) {
-        *text = mmkv_failure_get()->text;
-        return 0;
+    must(mmkv_open(argv[1], &options, &s));
+    if (!wrong) {
+        rig_watch(argv[1], s);
+        options.mode = MMKV_MODE_WRITE;
+        must(mmkv_open(argv[1], &options, &other));
+        if (!wrong) fill(s);
+        rig_hooks.store = before_store;
+        clearing = s;
+        if (!wrong) must(mmkv_clear(s));
+        clearing = NULL;
+        rig_hooks.store = NULL;
+        if (!wrong) must(mmkv_count(other, &left));
+        must(mmkv_close(other, 0));
+        must(mmkv_close(s, 0));
     }
-    rig_watch(path, s);
-    options.mode = MMKV_MODE_WRITE;
-    must(mmkv_open(path, &options, &other));
-    if (!wrong) fill(s);
-    rig_hooks.store = before_store;
-    clearing = s;
-    if (!wrong) must(mmkv_clear(s));
-    clearing = NULL;
-    rig_hooks.store = NULL;
-    if (!wrong) must(mmkv_count(other, left));
-    must(mmkv_close(other, 0));
-    must(mmkv_close(s, 0));
-    rig_unwatch(s);
-    *text = wrong ? wrong : "";
-    return turn;
+    if (wrong) puts(wrong);
+    else printf("%u %llu\n", turn, (unsigned long long)left);
+    return wrong != NULL;
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import subprocess
 from pathlib import Path
 
 from tests.rig.build import build
@@ -20,22 +20,18 @@ TWICE = Bug(
 
 def clear_at_each_step(path: Path, changed: dict[str, str] | None = None) -> list[int]:
     """Clear a store while another one puts its first key, at each step but the first: how many keys that leaves."""
-    library = ctypes.CDLL(str(build([HERE / "clear.c"], changed)))
-    left, text = ctypes.c_uint64(), ctypes.c_char_p()
+    program = build([HERE / "clear.c"], changed, program=True)
 
-    def clear(n: int) -> int:
-        steps = library.clear_and_put(bytes(path), n, ctypes.byref(left), ctypes.byref(text))
-        assert not text.value, text.value.decode()
-        return int(steps)
+    def clear(n: int) -> tuple[int, int]:
+        run = subprocess.run([program, path, str(n)], stdout=subprocess.PIPE, text=True, check=False)
+        assert not run.returncode, run.stdout
+        steps, left = map(int, run.stdout.split())
+        return steps, left
 
-    steps = clear(1 << 20)
+    steps, left = clear(1 << 20)
     assert steps > 8
-    assert left.value == 0
-    found = []
-    for n in range(1, steps):
-        clear(n)
-        found.append(left.value)
-    return found
+    assert left == 0
+    return [clear(n)[1] for n in range(1, steps)]
 
 
 def test_what_is_put_behind_clear_stays(tmp_path: Path) -> None:
