@@ -75,7 +75,8 @@ def open(  # the name says what it is, as in dbm and gzip
     Raises:
         FileNotFoundError: there is no such file, in modes "r", "w" and "p".
         NotAStoreError, VersionError, CorruptStoreError: the file is not one that can be opened.
-        LockTimeoutError: the store is in use in a way that excludes this one.
+        LockTimeoutError: the store is in use in a way that excludes this one, or a process is stopped while it opens or
+            closes it.
         ReadOnlyError: the store has to be recovered, and this is mode "r".
         OSError: the file system refuses, as it would any other file.
 
@@ -205,6 +206,8 @@ class Store(Hot, MutableMapping[bytes, bytes]):
 
         Raises:
             OSError: the checkpoint failed; the store is closed nevertheless.
+            LockTimeoutError: a process that is stopped while it makes a checkpoint, or opens or closes the store, stands in
+                the way; the store is closed nevertheless, but not marked as such.
 
         Example:
             >>> import mmkv, os, tempfile

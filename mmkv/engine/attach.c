@@ -43,15 +43,57 @@ static int others(mmkv_store *s, bool *there)
 
 /* ---- the attach lock ---- */
 
+enum { ASK_FIRST_NS = 50000, ASK_LAST_NS = 5000000 }; /* who waits for the attach lock asks for it this often */
+
+/* Take it, through this description. The kernel would wake who waits for such a lock, but sets no time limit: so ask again and
+ * again. A recovery may hold it for minutes; only of one who is seen to be stopped there is no end to be expected. */
+int attach_wait(int fd, enum os_lock kind, uint32_t timeout_ms)
+{
+    static const uint32_t never;
+    uint64_t start = wait_start(&never), entered = os_now_ms(), looked = entered, pid;
+    for (uint64_t nap = ASK_FIRST_NS;; nap = nap < ASK_LAST_NS ? 2 * nap : nap) {
+        bool got;
+        int rc = os_lock(fd, FMT_LOCK_ATTACH, 1, kind, &got);
+        if (rc || got) return rc;
+        bool signalled = os_wait_ns(&never, never, nap) != 0;
+        uint64_t now = os_now_ms();
+        if (now - start >= timeout_ms && now - looked >= LOOK_FOR_SIGNALS_MS / 2) {
+            looked = now;
+            if ((pid = os_stopped_holder(fd, FMT_LOCK_ATTACH))) {
+                rc = fail(MMKV_LOCK_TIMEOUT, 0, "the lock for opening and closing has been held for more than %u ms by process %llu, "
+                          "which is stopped", timeout_ms, (unsigned long long)pid);
+                fail_pid(pid);
+                return rc;
+            }
+        }
+        if (signalled || now - entered >= LOOK_FOR_SIGNALS_MS) return wait_broken_off(&never, start);
+    }
+}
+
 /* Through a description used for nothing else: a child that was forked keeps the mapping, and would with it keep the lock
  * of a parent that was killed (R5). Where no descriptor is to be had, the handle's own has to do. */
-int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got)
+static void attach_describe(mmkv_store *s)
 {
     int fd = file_of(s);
     if (os_reopen(fd, s->writable && !s->private_, &s->attach_fd)) s->attach_fd = fd;
-    int rc = os_lock(s->attach_fd, FMT_LOCK_ATTACH, 1, kind, wait, got);
-    if (rc || !*got) attach_unlock(s);
+}
+
+static int attach_lock(mmkv_store *s, enum os_lock kind)
+{
+    attach_describe(s);
+    int rc = attach_wait(s->attach_fd, kind, s->lock_timeout_ms);
+    if (rc) attach_unlock(s);
     return rc;
+}
+
+/* For a fork, which waits for nobody. */
+bool attach_lock_now(mmkv_store *s)
+{
+    bool got;
+    attach_describe(s);
+    if (os_lock(s->attach_fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, &got)) got = false;
+    if (!got) attach_unlock(s);
+    return got;
 }
 
 /* Said, and not only closed: a child that is just being forked may have the description for a moment. */
@@ -61,7 +103,7 @@ int attach_unlock(mmkv_store *s)
     int fd = s->attach_fd, rc = 0;
     s->attach_fd = -1;
     if (!os_same_file(fd, &s->identity)) return 0; /* closed by others, or never opened */
-    rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
     if (fd != s->fd) os_close(fd);
     return rc;
 }
@@ -342,7 +384,8 @@ static int attach_reader(mmkv_store *s, bool alone, uint64_t physical)
                         "with mode \"w\"; mode \"p\" opens it without touching the file");
         if (!control_plausible(s, physical)) return fail(MMKV_CORRUPT, FMT_CONTROL_AT, "the control area is damaged or the file was truncated");
     }
-    return os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, true, &got);
+    int rc = os_lock(s->fd, FMT_LOCK_READER, 1, OS_LOCK_READ, &got);
+    return rc || got ? rc : fail(MMKV_IN_USE, 0, "a foreign program has locked the byte of read-only openers");
 }
 
 /* Before anything is written there, too: no store is made where it could not be opened. */
@@ -356,7 +399,7 @@ int attach_check_place(int fd, bool any_file_system)
 /* s->fd is open and the superblock has been checked. */
 int attach(mmkv_store *s, int mode, bool any_file_system)
 {
-    bool got, there = false;
+    bool there = false;
     uint64_t physical;
     int rc = attach_check_place(s->fd, any_file_system);
     if (rc) return rc;
@@ -364,7 +407,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
     if (rc) return rc;
     s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;
-    if ((rc = attach_lock(s, writer ? OS_LOCK_WRITE : OS_LOCK_READ, true, &got))) return rc;
+    if ((rc = attach_lock(s, writer ? OS_LOCK_WRITE : OS_LOCK_READ))) return rc;
     if ((rc = os_length(s->fd, &physical))) goto out;
     if (physical < s->zones_start) {
         rc = fail(MMKV_CORRUPT, physical, "the file was truncated: it has only %llu bytes", (unsigned long long)physical);
@@ -382,12 +425,12 @@ out:;
 
 /* ---- detach ---- */
 
-/* A handle being closed is past giving up: a signal only means to ask again. */
+/* A handle being closed is past giving up: a signal only means to ask again. Behind one who is stopped it leaves as the dead
+ * do, who are settled by whoever comes next. */
 static int lock_to_leave(mmkv_store *s)
 {
-    bool got;
     int rc;
-    while ((rc = attach_lock(s, OS_LOCK_WRITE, true, &got)) == MMKV_INTERRUPTED) {}
+    while ((rc = attach_lock(s, OS_LOCK_WRITE)) == MMKV_INTERRUPTED) {}
     return rc;
 }
 

@@ -205,7 +205,7 @@ void os_read_ahead(int fd, uint64_t offset, uint64_t length);
 int os_flush_file_start(int fd, uint64_t offset, uint64_t length);
 int os_flush_file(int fd);
 enum os_lock { OS_UNLOCK, OS_LOCK_READ, OS_LOCK_WRITE };
-int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool wait, bool *got);
+int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool *got); /* waits for nobody */
 int os_lock_held(int fd, uint64_t offset, uint64_t length, bool *held);  /* by another description */
 int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *got);
 void os_release_byte(void *page);
@@ -220,6 +220,7 @@ uint64_t os_elapsed_ns(void);                        /* of a clock that only run
 uint64_t os_now_ns(void);
 uint64_t os_pid(void);
 bool os_process_stopped(uint64_t pid);                /* as far as can be seen */
+uint64_t os_stopped_holder(int fd, uint64_t offset);   /* the same, of one who holds a lock; 0: none */
 int os_random(void *buffer, size_t length);
 typedef void (*os_fault_handler)(int number, siginfo_t *info, void *context);
 void os_catch_faults(os_fault_handler handler, struct sigaction *before);
@@ -671,7 +672,8 @@ int store_stats(mmkv_store *s, mmkv_stats *stats);
 int check_totals(mmkv_store *s, bool *good);         /* live count and sum against the shards' counters */
 int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
-int attach_lock(mmkv_store *s, enum os_lock kind, bool wait, bool *got);
+int attach_wait(int fd, enum os_lock kind, uint32_t timeout_ms);
+bool attach_lock_now(mmkv_store *s);
 int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);
 int slot_take(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot);

@@ -19,7 +19,7 @@ static int slot_for_child(mmkv_store *s)
     if (rc ? rc != MMKV_IN_USE : s->fork_slot < FMT_PROCESSES / 2) return rc;
     for (int tries = 0; !got && tries < (rc ? 100 : 1); tries++) { /* others come and go: not for long */
         if (tries) os_wait(&none, 0, 2);
-        if (attach_lock(s, OS_LOCK_WRITE, false, &got)) return rc;
+        got = attach_lock_now(s);
     }
     if (!got) return rc;
     int settled = STORING(s, settle_dead(s, false));

@@ -1,5 +1,6 @@
 /* os.c: every system call of the engine, and nothing else. Linux. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -486,17 +487,14 @@ int os_flush_file(int fd)
 
 /* ---- advisory locks: of the open file description, not of the process ---- */
 
-int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool wait, bool *got)
+int os_lock(int fd, uint64_t offset, uint64_t length, enum os_lock kind, bool *got)
 {
     struct flock f = {
         .l_type = (short)(kind == OS_UNLOCK ? F_UNLCK : kind == OS_LOCK_READ ? F_RDLCK : F_WRLCK),
         .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = (off_t)length,
     };
-    *got = !fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &f);
-    if (*got) return 0;
-    if (!wait && (errno == EAGAIN || errno == EACCES)) return 0;
-    if (errno == EINTR) return fail(MMKV_INTERRUPTED, 0, "interrupted while waiting for a lock");
-    return fail_os("lock");
+    *got = !fcntl(fd, F_OFD_SETLK, &f);
+    return *got || errno == EAGAIN || errno == EACCES ? 0 : fail_os("lock");
 }
 
 int os_lock_held(int fd, uint64_t offset, uint64_t length, bool *held)
@@ -513,7 +511,7 @@ int os_hold_byte(int fd, uint64_t offset, bool fork_shares, void **page, bool *g
 {
     int own, rc = os_reopen(fd, true, &own);
     if (rc) return rc;
-    rc = os_lock(own, offset, 1, OS_LOCK_WRITE, false, got);
+    rc = os_lock(own, offset, 1, OS_LOCK_WRITE, got);
     if (!rc && *got) {
         rc = os_map_page(own, 0, page);
         if (!rc && !fork_shares && madvise(*page, os_map_page_size(), MADV_DONTFORK)) {
@@ -603,6 +601,43 @@ bool os_process_stopped(uint64_t pid)
     text[n > 0 ? n : 0] = 0;
     const char *state = strrchr(text, ')'); /* behind the program's name, which may hold anything */
     return state && state[1] == ' ' && (state[2] == 'T' || state[2] == 't');
+}
+
+static bool holds_lock(const char *file, uint64_t inode, uint64_t offset)
+{
+    char line[256];
+    FILE *f = fopen(file, "re");
+    bool holds = false;
+    while (f && !holds && fgets(line, sizeof line, f)) {
+        unsigned long long ino, start;
+        holds = strstr(line, "OFDLCK") && sscanf(line, "lock: %*s %*s %*s %*s %*s %*x:%*x:%llu %llu", &ino, &start) == 2
+            && ino == inode && start == offset;
+    }
+    if (f) fclose(f);
+    return holds;
+}
+
+/* A stopped process that holds the lock at an offset of a file, as far as it can be seen (0): proc_pid_fdinfo(5) shows that
+ * of processes of this user in this container. */
+uint64_t os_stopped_holder(int fd, uint64_t offset)
+{
+    char name[600];
+    struct stat st;
+    uint64_t found = 0;
+    DIR *processes = fstat(fd, &st) ? NULL : opendir("/proc");
+    for (struct dirent *p; processes && !found && (p = readdir(processes));) {
+        uint64_t pid = strtoull(p->d_name, NULL, 10);
+        if (!pid || !os_process_stopped(pid)) continue;
+        snprintf(name, sizeof name, "/proc/%llu/fdinfo", (unsigned long long)pid);
+        DIR *files = opendir(name);
+        for (struct dirent *d; files && !found && (d = readdir(files));) {
+            snprintf(name, sizeof name, "/proc/%llu/fdinfo/%s", (unsigned long long)pid, d->d_name);
+            if (d->d_name[0] != '.' && holds_lock(name, st.st_ino, offset)) found = pid;
+        }
+        if (files) closedir(files);
+    }
+    if (processes) closedir(processes);
+    return found;
 }
 
 int os_random(void *buffer, size_t length)

@@ -114,15 +114,15 @@ static int formatting_may_begin(int fd, bool *may)
 }
 
 /* An empty file becomes a store in place. Others may be doing the same. */
-static int format_in_place(int fd, uint32_t shards)
+static int format_in_place(mmkv_store *s, uint32_t shards)
 {
     bool got, may = false;
-    int rc = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_LOCK_WRITE, true, &got);
+    int fd = s->fd, rc = attach_wait(fd, OS_LOCK_WRITE, s->lock_timeout_ms);
     if (rc) return rc;
     rc = formatting_may_begin(fd, &may);
     if (!rc && may) rc = os_set_length(fd, 0);
     if (!rc && may) rc = format_file(fd, shards);
-    int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, false, &got);
+    int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
     return rc ? rc : rc2;
 }
 
@@ -190,7 +190,7 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
     if (s->repair && (rc = repair_superblock(s->fd, s->repair))) return rc;
     rc = check_superblock(s);
     if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;
-    if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s->fd, shards))) return rc;
+    if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s, shards))) return rc;
     return check_superblock(s);
 }
 

@@ -71,7 +71,7 @@ int fcntl(int fd, int command, ...)
     va_start(arguments, command);
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
-    int lock = command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK;
+    int lock = command == F_OFD_SETLK || command == F_OFD_GETLK;
     if (lock && ((struct flock *)argument)->l_type != F_UNLCK && fails("fcntl")) return -1;
     return NEXT(fcntl)(fd, command, argument);
 }

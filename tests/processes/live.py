@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import random
 import signal
@@ -22,6 +23,15 @@ SLOTS = 1024
 PROCESS_BYTES = 0x4000000000001000
 """Where the bytes begin that the process slots lock."""
 ATTACH_BYTE = 0x4000000000000000
+
+
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+FLOCK = "hhqqi4x"
+
+
+def lock_byte(fd: int, at: int) -> None:
+    """Lock a byte for as long as the description is open."""
+    fcntl.fcntl(fd, F_OFD_SETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
 
 
 class Live:
@@ -60,6 +70,11 @@ class Live:
             if struct.unpack_from("<IIQ", slot)[::2] == (1, pid)
             for word in struct.unpack_from("<4Q", slot, 24)
         ]
+
+    def coming_or_going(self) -> bool:
+        """Whether somebody holds the lock for opening and closing."""
+        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ATTACH_BYTE, 1, 0)
+        return bool(struct.unpack(FLOCK, fcntl.fcntl(self.fd, F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
     def lock_of(self, shard: int) -> int:
         """Where the lock of a shard is."""

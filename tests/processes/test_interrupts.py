@@ -57,10 +57,10 @@ PROGRAM = """
         while hits < 100 and time.monotonic() < end:
             try:
                 try:
-                    if how == "signal":
-                        signal.setitimer(signal.ITIMER_REAL, chance.random() / 2000 + 1e-6)
                     paused = False
-                    while time.monotonic() < end:  # one that comes in a destructor is lost
+                    while time.monotonic() < end:
+                        if how == "signal" and not signal.getitimer(signal.ITIMER_REAL)[0]:  # or lost, in a destructor
+                            signal.setitimer(signal.ITIMER_REAL, chance.random() / 2000 + 1e-6)
                         call()
                 finally:
                     paused = True

@@ -16,7 +16,16 @@ import pytest
 
 import mmkv
 from tests import shim
-from tests.processes.live import ALLOCATOR, CHECKPOINT_LOCK, asleep, looking_at, ptrace_where, stop_where
+from tests.processes.live import (
+    ALLOCATOR,
+    ATTACH_BYTE,
+    CHECKPOINT_LOCK,
+    asleep,
+    lock_byte,
+    looking_at,
+    ptrace_where,
+    stop_where,
+)
 from tests.support import Child, until
 
 KEYS = [b"key %d" % i for i in range(400)]
@@ -165,6 +174,73 @@ def test_a_stopped_allocator_holds_up_those_who_want_pages(filled: Any, path: Pa
         waiting.join()
         assert patient.items() >= new.items()
         filled[b"of mine"] = b"x" * 40_000
+
+
+COMING_AND_GOING = """
+    import sys, mmkv
+    print("ready")
+    while True:
+        mmkv.open(sys.argv[1], sys.argv[2]).close()
+"""
+
+
+@pytest.mark.parametrize("theirs", ["w", "r"])
+def test_who_is_stopped_while_opening_or_closing_is_named(
+    filled: Any, path: Path, open_store: Any, theirs: str
+) -> None:
+    """To who opens, for writing or reading, or closes; and nobody else waits."""
+    with Child(COMING_AND_GOING, path, theirs) as child, looking_at(path) as live:
+        assert child.line() == "ready"
+        pid = child.process.pid
+        leaving = open_store(mode="w", sync="manual", lock_timeout=0.1)
+        leaving[b"last"] = b"words"
+        stop_where(pid, live.coming_or_going)
+        for key in KEYS:
+            filled[key] = b"new"
+        calls = [
+            lambda: mmkv.open(path, "w", lock_timeout=0.1),
+            lambda: mmkv.open(path, "c", lock_timeout=0.1),
+            leaving.close,
+        ]
+        if theirs == "w":
+            calls.append(lambda: mmkv.open(path, "r", lock_timeout=0.1))
+        else:  # readers get along with each other
+            mmkv.open(path, "r", lock_timeout=0.1).close()
+        for call in calls:
+            with pytest.raises(mmkv.LockTimeoutError, match=f"process {pid}, which is stopped") as caught:
+                call()
+            assert caught.value.pid == pid
+        with pytest.raises(mmkv.ClosedError):
+            leaving.get(b"last")
+        child.kill()
+        with mmkv.open(path) as db:
+            assert db.stats().attached == 2, "the slot of the one who left unheard is free"
+            assert db[b"last"] == b"words"
+            assert db.verify().ok
+
+
+def test_who_opens_waits_for_one_at_work(filled: Any, path: Path) -> None:
+    """However long: a recovery takes its time. And a signal's handler runs meanwhile."""
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        lock_byte(fd, ATTACH_BYTE)
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+
+        def let_go() -> None:
+            until(lambda: len(rang) > 5)
+            os.close(fd)
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        with mmkv.open(path, "w", lock_timeout=0.1) as db:
+            assert len(rang) > 5
+            assert len(db) == len(KEYS)
+        thread.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("what", ["transaction", "put"])

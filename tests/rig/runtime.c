@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format.h"
 #include "runtime.h"
 
 enum { REGIONS = 512, WATCHED = 16, LONG_COPY = 1024, LONG_STEP = 64 };
@@ -341,11 +342,10 @@ long __wrap_syscall(long number, uint32_t *word, int what, uint32_t value, const
     return -1;
 }
 
-/* The engine's calls of it are about locks. In simulated time a lock that is held is held for ever. */
+/* The engine's calls of it are about locks. In simulated time the attach lock, if it is held, is held for ever. */
 int __wrap_fcntl(int fd, int command, struct flock *lock)
 {
-    bool waits = command == F_OFD_SETLKW && simulated;
-    int rc = __real_fcntl(fd, waits ? F_OFD_SETLK : command, lock);
-    if (rc && waits && errno == EAGAIN) errno = EDEADLK;
+    int rc = __real_fcntl(fd, command, lock);
+    if (rc && errno == EAGAIN && simulated && lock->l_start == (off_t)FMT_LOCK_ATTACH) errno = EDEADLK;
     return rc;
 }
