@@ -1,10 +1,8 @@
 /* clear.c: what others put while somebody clears the store, between two of his steps: see test_clear.py. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "engine.h"
-#include "runtime.h"
+#include "between.h"
 
 enum { KEYS = 6000, TABLES_MIN = 8 };
 
@@ -12,14 +10,6 @@ static mmkv_store *clearing, *other;
 static uint64_t first;           /* the key that comes first in the order of the hash */
 static uint32_t turn, wanted;
 static bool acting;
-static const char *wrong;
-
-#define KEY(s, k) (s), mmkv_hash((s), &(k), sizeof(k)), &(k), sizeof(k)
-
-static void must(int rc)
-{
-    if (rc && !wrong) wrong = mmkv_failure_get()->text;
-}
 
 /* The one who clears is about to take the free lock: for the wanted time, another one is quicker. */
 static void before_store(void *file, const void *address, uint64_t offset, uint64_t length)
@@ -29,16 +19,6 @@ static void before_store(void *file, const void *address, uint64_t offset, uint6
     acting = true;
     if (turn++ == wanted) must(mmkv_put(KEY(other, first), "put since", 9, 0));
     acting = false;
-}
-
-static uint64_t hash(const void *data, size_t length, uint64_t seed)
-{
-    uint64_t h = seed;
-    for (size_t i = 0; i < length; i++) {
-        h = (h ^ ((const uint8_t *)data)[i]) * 0x9e3779b97f4a7c15ull;
-        h ^= h >> 29;
-    }
-    return h;
 }
 
 /* Many tables with few keys in each: what is removed does not merge them, by its hash (`shrink` in shard.c). */

@@ -2,22 +2,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine.h"
-#include "runtime.h"
+#include "between.h"
 
 enum { LARGE = 50000 };
 
 static mmkv_store *first, *second;
 static uint64_t key[2];          /* one of each shard */
 static bool acted;
-static const char *wrong;
-
-#define KEY(s, k) (s), mmkv_hash((s), &(k), sizeof(k)), &(k), sizeof(k)
-
-static void must(int rc)
-{
-    if (rc && !wrong) wrong = mmkv_failure_get()->text;
-}
 
 /* The first one's record is dead, and it is about to take the allocator's lock to give its extent back. A leader begins a
  * cut, and would now wait for the first one's shard; and in the new epoch the second one's record dies and is given back. */
@@ -29,16 +20,6 @@ static void before_store(void *file, const void *address, uint64_t offset, uint6
     acted = true;
     store_release(&control_of(first)->epoch, load(&control_of(first)->epoch) + 1);
     must(mmkv_delete(KEY(second, key[1]), NULL, 0, NULL, 0));
-}
-
-static uint64_t hash(const void *data, size_t length, uint64_t seed)
-{
-    uint64_t h = seed;
-    for (size_t i = 0; i < length; i++) {
-        h = (h ^ ((const uint8_t *)data)[i]) * 0x9e3779b97f4a7c15ull;
-        h ^= h >> 29;
-    }
-    return h;
 }
 
 static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
