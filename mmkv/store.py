@@ -206,7 +206,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
 
         Raises:
             OSError: the checkpoint failed; the store is closed nevertheless.
-            LockTimeoutError: a process that is stopped while it makes a checkpoint, or opens or closes the store, stands in
+            LockTimeoutError: a process that is stopped while it makes a checkpoint, or opens or closes the store, is in
                 the way; the store is closed nevertheless, but not marked as such.
 
         Example:
