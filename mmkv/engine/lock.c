@@ -10,7 +10,7 @@
 #include "engine.h"
 
 enum { HANDLER_MS = 1000 }; /* that the handler of a signal takes, at most */
-enum { PAUSES_FIRST = 32, PAUSES_MOST = 128, PAUSES_ALL = 512 }; /* between two looks at a lock that is taken; in all */
+enum { PAUSES_FIRST = 8, PAUSES_MOST = 128, PAUSES_ALL = 512 }; /* between two looks at a lock that is taken; in all */
 
 static int took(uint32_t *word)
 {
@@ -82,7 +82,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead)
      * stay away for as long as the owner needs for several changes: of one counter in constant use by two processes that
      * lets through 1.4 times as many changes, and three times where the processors share no cache (docs/performance.md). */
     for (uint32_t all = 0, pauses = PAUSES_FIRST; all < PAUSES_ALL; all += pauses) {
-        if (all && pauses < PAUSES_MOST) pauses *= 2;
+        if (all && pauses < PAUSES_MOST) pauses *= 4;
         for (uint32_t i = 0; i < pauses; i++) pause_a_little();
         free_ = 0;
         if (!load32(word) && __atomic_compare_exchange_n(word, &free_, s->me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
