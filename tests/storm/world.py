@@ -255,6 +255,10 @@ class Round:
         """Tell all to stop, and wait until they have."""
         self.stop[0] = 1
         end = time.monotonic() + PATIENCE
+        while any(one.killed for one in self.alive.values()):
+            self.wait(end - time.monotonic())
+        # A reader may be waiting for a shard that a writer left half-written, which only one who writes puts right.
+        mmkv.open(self.storm.path, "w", sync="manual").close()
         while self.alive:
             self.wait(end - time.monotonic())
             if time.monotonic() > end:
