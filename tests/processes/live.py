@@ -26,12 +26,12 @@ ATTACH_BYTE = 0x4000000000000000
 
 
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
-FLOCK = "hhqqi4x"
 
 
-def lock_byte(fd: int, at: int) -> None:
-    """Lock a byte for as long as the description is open."""
-    fcntl.fcntl(fd, F_OFD_SETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+def lock_bytes(fd: int, command: int, kind: int, start: int, length: int) -> int:
+    """Lock bytes of a file, let go of them, or ask who has them; the kind of lock in the answer."""
+    answer = fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
+    return int(struct.unpack("hhqqi4x", answer)[0])
 
 
 class Live:
@@ -73,8 +73,7 @@ class Live:
 
     def coming_or_going(self) -> bool:
         """Whether somebody holds the lock for opening and closing."""
-        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ATTACH_BYTE, 1, 0)
-        return bool(struct.unpack(FLOCK, fcntl.fcntl(self.fd, F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
+        return lock_bytes(self.fd, F_OFD_GETLK, fcntl.F_WRLCK, ATTACH_BYTE, 1) != fcntl.F_UNLCK
 
     def lock_of(self, shard: int) -> int:
         """Where the lock of a shard is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ from typing import Any
 import pytest
 
 import mmkv
-from tests.processes.live import PROCESS_BYTES, SLOTS
+from tests.processes.live import ATTACH_BYTE, F_OFD_GETLK, F_OFD_SETLK, PROCESS_BYTES, SLOTS, lock_bytes
 from tests.support import fork_and_wait, run_python
 
 # Python 3.12 and later warn of fork in a process with threads, which is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-F_OFD_GETLK, F_OFD_SETLK = 36, 37
 
 
 def test_four_hundred_processes(open_store: Any, path: Path) -> None:
@@ -83,11 +80,6 @@ def test_four_hundred_processes(open_store: Any, path: Path) -> None:
 
 
 # -- the limit --------------------------------------------------------------------------------------------------------
-
-
-def lock_bytes(fd: int, command: int, kind: int, start: int, length: int) -> int:
-    answer = fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
-    return int(struct.unpack("hhqqi4x", answer)[0])
 
 
 @contextmanager
@@ -169,11 +161,11 @@ def test_the_killed_do_not_use_up_the_slots(store: Any, path: Path) -> None:
         with taken(path, range(2, SLOTS - 30)):
             for i in range(45):
                 if i >= 20:  # from here on nobody can settle anything
-                    lock_bytes(fd, F_OFD_SETLK, fcntl.F_WRLCK, 1 << 62, 1)
+                    lock_bytes(fd, F_OFD_SETLK, fcntl.F_WRLCK, ATTACH_BYTE, 1)
                 fork_and_wait(lambda i=i: store.put(b"child", b"%d" % i))  # type: ignore[misc]
                 if i < 20:
                     continue
-                lock_bytes(fd, F_OFD_SETLK, fcntl.F_UNLCK, 1 << 62, 1)
+                lock_bytes(fd, F_OFD_SETLK, fcntl.F_UNLCK, ATTACH_BYTE, 1)
     finally:
         os.close(fd)
     assert store[b"child"] == b"44"

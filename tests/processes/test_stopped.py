@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import signal
@@ -20,8 +21,9 @@ from tests.processes.live import (
     ALLOCATOR,
     ATTACH_BYTE,
     CHECKPOINT_LOCK,
+    F_OFD_SETLK,
     asleep,
-    lock_byte,
+    lock_bytes,
     looking_at,
     ptrace_where,
     stop_where,
@@ -225,7 +227,7 @@ def test_who_opens_waits_for_one_at_work(filled: Any, path: Path) -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
     fd = os.open(path, os.O_RDWR)
     try:
-        lock_byte(fd, ATTACH_BYTE)
+        lock_bytes(fd, F_OFD_SETLK, fcntl.F_WRLCK, ATTACH_BYTE, 1)
         signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
 
         def let_go() -> None:
