@@ -251,9 +251,9 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
         if (rc) return rc;
         *pages = 1;
         uint64_t born = load(&e->born), dead = load(&e->dead), version = load(&e->link) & FMT_LINK_MASK;
-        if (!born || !dead || e->shard != shard) {
-            /* reserved, about to be published, or taken over, meanwhile, under another lock than this shard's; that a dead
-             * word stays 0 is told where everything stands still */
+        if (!born || dead == FMT_UNPUBLISHED || e->shard != shard) {
+            /* reserved, about to be published, or taken over, meanwhile, under another lock than this shard's; one that stays
+             * so is told of where everything stands still */
         } else if (!fmt_stamp_ok(born, e_at) || !fmt_stamp_ok(dead, e_at + 8) || !fmt_epoch_of(born)) {
             note(k, "epoch", NULL, 0, e_at, "an extent's epoch word is damaged");
         } else if (!fmt_epoch_of(dead)) {

@@ -113,7 +113,7 @@ static void account_pages(struct check *k, struct account *a, uint64_t zones)
         for (uint64_t page = zone.first; page < zone.pages;) {
             const struct fmt_extent *e = &zone.extents[page];
             bool live = e->born && !fmt_epoch_of(e->dead) && e->pages && e->pages <= zone.pages - page;
-            if (e->born && !e->dead) note(k, "epoch", NULL, 0, offset_of(s, e), "an extent's epoch word is damaged");
+            if (e->born && e->dead == FMT_UNPUBLISHED) note(k, "epoch", NULL, 0, offset_of(s, e), "an extent's epoch word is damaged");
             if (live) count_extent(k, a, e, zone.offset + page * FMT_PAGE);
             page += live ? e->pages : 1;
         }

@@ -203,7 +203,7 @@ struct fmt_zone_state {        /* volatile */
  * a page; padded to a page; then the pages that extents are made of. The zone's own pages are never free. */
 struct fmt_extent {
     uint64_t born;             /* stamped epoch words, see STAMP; born 0: never published */
-    uint64_t dead;             /* stamp of epoch 0: alive */
+    uint64_t dead;             /* stamp of epoch 0: alive; FMT_UNPUBLISHED from when it is taken until it is published */
     uint32_t pages;
     uint16_t shard;
     uint8_t class_;            /* of a chunk's blocks */
@@ -214,6 +214,7 @@ struct fmt_extent {
 #define FMT_EXTENT_CHUNK 1u
 #define FMT_EXTENT_VALUE 2u
 #define FMT_LINK_MASK 0xffffffffffffull
+#define FMT_UNPUBLISHED 0xffffffffffffffffull /* no stamp of epoch 0 anywhere, as a bare 0 is at one position in 65,536 */
 
 /* A chunk: this header, the free bitmap (1 bit a block, 64-bit words), the epoch words (16 bytes a block), the blocks. */
 struct fmt_chunk {             /* volatile */

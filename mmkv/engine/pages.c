@@ -503,7 +503,7 @@ int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, u
         struct fmt_extent *e = &zone.extents[page];
         store(&e->born, 0);
         kill_fence();
-        store(&e->dead, 0);
+        store(&e->dead, FMT_UNPUBLISHED);
         store(WORD(e->pages), pages);
         store(&e->link, fmt_extent_check(pages, offset_of(s, e)));
     }
