@@ -114,7 +114,7 @@ static int look_begin(struct check *k, uint32_t shard, struct look *look)
     }
     struct fmt_lockable *l = &shard_of(s, shard)->l;
     while (!read_begin(l, &look->version) && k->writers) { /* with nobody there it stays odd; check_state tells */
-        if (load(&shard_of(s, shard)->failed)) return fail_unusable(shard_of(s, shard));
+        if (load(&shard_of(s, shard)->failed)) return fail_unusable(s, shard_of(s, shard));
         if (!look->started) look->started = os_now_ms();
         if (os_now_ms() - look->started > s->lock_timeout_ms)
             return fail_half_written(s, shard);

@@ -72,6 +72,8 @@ bool slot_clean(const mmkv_store *s, int which)
 static int refuse_failed(mmkv_store *s)
 {
     uint32_t failed = load32(&control_of(s)->failed);
+    int rc = failed ? handle_whole(s) : 0; /* a file that was cut off is the cause to be told */
+    if (rc) return rc;
     return failed ? fail_errno((int)failed, "a flush of this store has failed, so that nothing written since the last checkpoint will be "
                                "durable; it stays readable until every process has closed the store, and then the next open "
                                "goes back to that checkpoint") : 0;

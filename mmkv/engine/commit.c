@@ -398,7 +398,7 @@ static int commit_reads(struct commit *c)
             return rc;
         }
         for (uint32_t i = 0; i < c->parts; i++)
-            if (load(&shard_of(s, c->part[i].shard)->failed)) return fail_unusable(shard_of(s, c->part[i].shard));
+            if (load(&shard_of(s, c->part[i].shard)->failed)) return fail_unusable(s, shard_of(s, c->part[i].shard));
         if (!start) start = os_now_ms();
         else if (os_now_ms() - start > s->lock_timeout_ms) return fail_unread(c);
         uint32_t none = 0;

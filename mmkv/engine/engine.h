@@ -328,7 +328,7 @@ void lock_clear(uint32_t *word);                   /* unlock_word after a jump, 
 void distrust_memory(mmkv_store *s, int os_errno);
 int op_rollback(struct op *op);
 void op_fail(struct op *op);                         /* it can neither go on nor be undone */
-int fail_unusable(const struct fmt_shard *sh);      /* NULL: the allocator */
+int fail_unusable(mmkv_store *s, const struct fmt_shard *sh); /* NULL: the allocator */
 static inline void op_log(struct op *op, uint64_t *count, struct fmt_log_entry *entry, uint64_t capacity)
 {
     op->count = count;

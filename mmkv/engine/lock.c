@@ -151,8 +151,11 @@ void op_fail(struct op *op)
     distrust_memory(op->s, EIO);
 }
 
-int fail_unusable(const struct fmt_shard *sh)
+/* A file that was cut off leaves parts like that, but then that is the cause to be told. */
+int fail_unusable(mmkv_store *s, const struct fmt_shard *sh)
 {
+    int rc = handle_whole(s);
+    if (rc) return rc;
     errno = EIO;
     return fail_os(sh ? "part of the store was left half-changed by a fault; once every process has closed it, the next open recovers it"
                       : "the store's free space was left half-changed by a fault; once every process has closed it, the next open recovers it");

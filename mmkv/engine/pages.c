@@ -200,7 +200,7 @@ int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
     if (rc || (rc = lock_word(s, &p->l.lock, flags, &dead))) return rc;
     op_open(a, s, &p->l, &p->log, flags);
     a->sh = NULL;
-    if (unlikely(load(&p->failed))) rc = fail_unusable(NULL);
+    if (unlikely(load(&p->failed))) rc = fail_unusable(s, NULL);
     else if (unlikely(dead)) rc = pages_undo(a);
     if (unlikely(rc)) pages_unlock(a);
     return rc;

@@ -129,7 +129,7 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
             if (rc == MMKV_WOULD_BLOCK) continue;
             return rc;
         }
-        if (load(&sh->failed)) return fail_unusable(sh);
+        if (load(&sh->failed)) return fail_unusable(s, sh);
         uint64_t now = os_now_ms();
         if (!started) started = wait_start(&sh->l.lock), entered = now;
         else if (now - started > s->lock_timeout_ms) return fail_half_written(s, shard);

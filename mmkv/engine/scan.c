@@ -165,7 +165,7 @@ int shard_scan(mmkv_store *s, uint64_t *cursor, void *buffer, size_t capacity, s
                 shard_unlock(&op);
                 done = true;
             } else {
-                if (load(&sh->failed)) return fail_unusable(sh);
+                if (load(&sh->failed)) return fail_unusable(s, sh);
                 if (*used) return 0;
                 uint64_t now = os_now_ms();
                 if (!started) started = wait_start(&sh->l.lock), entered = now;

@@ -13,7 +13,7 @@ enum { SPREAD = 7 };
 static int settle(struct op *op)
 {
     struct op a;
-    int rc = load(&op->sh->failed) ? fail_unusable(op->sh) : transaction_undo(op);
+    int rc = load(&op->sh->failed) ? fail_unusable(op->s, op->sh) : transaction_undo(op);
     if (rc) return rc;
     /* The dead one may have died in the allocator too, where a rollback may bring a reserve or release word back. */
     if (!(rc = pages_lock(op->s, &a, 0))) pages_unlock(&a);
@@ -35,7 +35,7 @@ int shard_lock(mmkv_store *s, uint32_t shard, struct op *op, unsigned flags)
         rc = settle(op);
         if (!rc) rc = shard_settle(s, dead); /* its other locks too, so that nobody waits for each (R14) */
     }
-    if (unlikely(load(&sh->failed)) && !rc) rc = fail_unusable(sh);
+    if (unlikely(load(&sh->failed)) && !rc) rc = fail_unusable(s, sh);
     if (unlikely(rc)) shard_unlock(op);
     return rc;
 }

@@ -202,7 +202,7 @@ int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
             }
         }
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
-        if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(NULL); /* what is reserved cannot be given back */
+        if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(s, NULL); /* what is reserved cannot be given back */
         os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
     }
 }

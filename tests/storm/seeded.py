@@ -67,8 +67,8 @@ BUGS = [
         "no-rollback",
         "who takes a dead one's lock does not undo what it had begun",
         "shard.c",
-        "fail_unusable(op->sh) : transaction_undo(op);",
-        "fail_unusable(op->sh)\n"
+        "fail_unusable(op->s, op->sh) : transaction_undo(op);",
+        "fail_unusable(op->s, op->sh)\n"
         "        : (store(op->count, 0), store(&op->l->version, (op->l->version + 1) & ~1ull),\n"
         "           store(&op->sh->log.transaction, 0), 0);",
         ("owners",),
