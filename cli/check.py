@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 import mmkv
@@ -35,13 +37,12 @@ def check(store: str, repair: bool, as_json: bool, quiet: bool) -> int:
     The file is left as it was found, unless that would leave it unreadable. With --repair a store that is not sound is
     repaired; the status is then 3 if records, or what leads to them, were damaged.
     """
+    outcome = None
     try:
-        with open_for_reading(store, inspect=True, quiet=quiet) as db, Progress("checking", quiet=quiet) as progress:
-            outcome = db.verify(progress.callback)
+        outcome = _verify(store, quiet=quiet)
     except mmkv.CorruptStoreError:
         if not repair:
             raise
-        outcome = None
     if repair and not outcome:
         if outcome is not None and not as_json:
             print_check(outcome)
@@ -58,3 +59,15 @@ def check(store: str, repair: bool, as_json: bool, quiet: bool) -> int:
         else:
             print_check(outcome)
     return Exit.OK if outcome else Exit.FAILURE
+
+
+def _verify(store: str, *, quiet: bool) -> mmkv.Report:
+    while True:
+        # A private copy is worth nothing from the moment somebody opens the store to write. But who does so puts in
+        # order what kept it from being read, and it can be asked as it is.
+        with (
+            contextlib.suppress(mmkv.ConflictError),
+            open_for_reading(store, inspect=True, quiet=quiet) as db,
+            Progress("checking", quiet=quiet) as progress,
+        ):
+            return db.verify(progress.callback)

@@ -9,7 +9,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from mmkv.errors import LockTimeoutError
+from mmkv.errors import Error, LockTimeoutError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -57,7 +57,7 @@ class Lock:
         self._store = store
         self._name = memoryview(name).tobytes()
         self._timeout = timeout
-        self._held: list[bytes] = []  # the record, while this object holds the lock; a list because pop() is atomic
+        self._held: list[bytes] = []  # the record while this object holds the lock; a list, whose steps are atomic
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Take the lock, waiting until it is free.
@@ -73,6 +73,8 @@ class Lock:
             ValueError: a timeout for one that does not wait; or the record is not a lock's.
             ReadOnlyError: the store is open for reading.
             ClosedError: the store is closed, or was closed by another thread meanwhile.
+            LockTimeoutError: a process that is stopped holds the part of the store where the record is. That takes up
+                to twice the store's `lock_timeout`, whatever `timeout` is.
         """
         if not blocking and timeout is not None:
             raise ValueError("a timeout makes no sense without waiting")
@@ -90,12 +92,11 @@ class Lock:
                         return False
                     self._sleep(there, min(left, _LOOK))
                     there = None
-            self._held.append(mine)
+            self._held[:] = [mine]  # what is left of a release that a signal broke off is past
         except BaseException:
             # Ctrl-C may come when it has just been taken, and so may the failure of a checkpoint with sync="always".
             with contextlib.suppress(Exception):
-                if mine in self._held:
-                    self._held.remove(mine)
+                self._forget(mine)
                 self._store.compare_and_swap(self._name, mine, None)
             raise
         return True
@@ -103,17 +104,23 @@ class Lock:
     def release(self) -> None:
         """Let the lock go.
 
+        What a signal's handler raises in here may leave it held: `locked` tells, and it can be released again.
+
         Raises:
             RuntimeError: this object does not hold it; or the record was changed by somebody else.
             ClosedError: the store is closed, which has released the lock.
+            LockTimeoutError: a process that is stopped holds the part of the store where the record is; it can be
+                released later.
         """
         try:
-            mine = self._held.pop()
+            mine = self._held[-1]
         except IndexError:
             raise RuntimeError(f"{self!r} is not held through this object") from None
         if not mine.startswith(self._mine() + b" "):
             raise RuntimeError(f"{self!r} is held by the process that this one was forked from")
-        if not self._store.compare_and_swap(self._name, mine, None):
+        released = self._store.compare_and_swap(self._name, mine, None)
+        self._forget(mine)
+        if not released:
             raise RuntimeError(f"the record of {self!r} was changed by somebody else")
 
     def locked(self) -> bool:
@@ -132,13 +139,25 @@ class Lock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        try:
+            self.release()
+        except (Error, OSError, RuntimeError):
+            raise
+        except BaseException:
+            # A signal's handler has raised. Once more, if it came too soon; if it did not, there is nothing to release.
+            with contextlib.suppress(Exception):
+                self.release()
+            raise
 
     def __repr__(self) -> str:
         return f"<mmkv.Lock {self._name!r} in {self._store.path!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), timeout=self._timeout), (self._store, self._name)
+
+    def _forget(self, mine: bytes) -> None:
+        with contextlib.suppress(ValueError):  # another thread has acquired it meanwhile
+            self._held.remove(mine)
 
     def _mine(self) -> bytes:
         return b"mmkv.Lock %08x %016x" % self._store._handle_name()

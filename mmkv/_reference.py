@@ -568,6 +568,8 @@ class Hot:
 
         Raises:
             TimeoutError: it was still the old one when the time was up.
+            LockTimeoutError: a process that is stopped holds the part of the store where the key is, for as long as the
+                store's `lock_timeout`, whatever `timeout` is.
             ReadOnlyError: the store is open for reading: who waits leaves word of it in the file.
             ClosedError: the store is closed, or was closed by another thread meanwhile.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -417,6 +417,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
 
         Raises:
             ClosedError: the store is closed.
+            ConflictError: this is a private copy, and somebody has opened the store for writing since.
             OSError: the file could not be read.
 
         Example:
@@ -616,8 +617,9 @@ def _seconds(sync: Sync) -> float | None:
     if isinstance(sync, str) and sync in ("manual", "close", "always"):
         return None
     if isinstance(sync, (int, float)) and not isinstance(sync, bool):
-        if not (sync > 0 and math.isfinite(sync)):
-            raise ValueError(f"sync as a number is a positive count of seconds, not {sync!r}")
+        if not 0 < sync <= threading.TIMEOUT_MAX:
+            most = threading.TIMEOUT_MAX
+            raise ValueError(f"sync as a number is a count of seconds, above 0 and up to {most:g}, not {sync!r}")
         return float(sync)
     raise ValueError(f"sync is 'manual', 'close', 'always' or a number of seconds, not {sync!r}")
 

@@ -303,7 +303,7 @@ static bool clear_locks(mmkv_store *s)
     }
     store32(&p->l.lock, 0);
     store32(&control_of(s)->checkpoint_lock, 0);
-    memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+    memset(s->head + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
     return quiet;
 }
 
@@ -368,7 +368,7 @@ static int attach_private(mmkv_store *s, bool alone, uint64_t physical)
     s->shared_control = (const struct fmt_control *)(const void *)((uint8_t *)page + FMT_CONTROL_AT % os_map_page_size());
     s->attach_seen = load_acquire(&s->shared_control->attach_count);
     if ((rc = prepare_alone(s, physical))) return rc;
-    memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
+    memset(s->head + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT - FMT_PROCESSES_AT);
     slot_own(s, 1);
     return settle_locks(s, 1); /* as in attach_writer */
 }

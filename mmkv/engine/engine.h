@@ -39,6 +39,7 @@ struct mmkv_store {
      * stays valid up to every length it was ever mapped to, since old reservations are kept until close. */
     _Atomic(uint8_t *) base;
     _Atomic uint64_t mapped;
+    uint8_t *head;               /* the fixed areas, in the first reservation */
     uint64_t seed;
     uint32_t shard_bits, shard_count;
     uint32_t me;                 /* lock word of this handle: slot | incarnation << 12 */
@@ -125,6 +126,7 @@ void shield_close(struct guard *g) __attribute__((noinline, cold));
     if (likely(!__builtin_setjmp(guard_.jump))) code_ = (call);         \
     else code_ = guard_fault();                                         \
     guard_leave(&guard_);                                               \
+    if (unlikely(code_ == MMKV_CORRUPT)) code_ = guard_doubt(&guard_); \
     code_; })
 /* The same for one that stores to the map before it takes a lock, or after it has let go of its last: what only reads, or
  * reads and then takes a lock after all (lock_word sees to that), needs no more than GUARDED, and costs a shielded handle nothing. */
@@ -147,6 +149,7 @@ static inline void guard_leave(struct guard *g)
     guard_top = g->outer;
 }
 int guard_fault(void) __attribute__((noinline, cold));
+int guard_doubt(const struct guard *g) __attribute__((noinline, cold));
 /* The locks of the call: noted once taken, forgotten once let go. */
 static inline void guard_hold(uint32_t *word)
 {
@@ -251,28 +254,28 @@ static inline void *at(mmkv_store *s, uint64_t offset, uint64_t length)
     }
     return atomic_load_explicit(&s->base, memory_order_relaxed) + offset;
 }
-/* The fixed areas are mapped from the start. */
 static inline uint8_t *base_of(const mmkv_store *s) { return atomic_load_explicit(&s->base, memory_order_relaxed); }
-static inline struct fmt_superblock *superblock_of(const mmkv_store *s) { return (void *)base_of(s); }
-static inline struct fmt_control *control_of(const mmkv_store *s) { return (void *)(base_of(s) + FMT_CONTROL_AT); }
+/* The fixed areas are mapped from the start and never elsewhere: a lock is known by its address (guard_drop). */
+static inline struct fmt_superblock *superblock_of(const mmkv_store *s) { return (void *)s->head; }
+static inline struct fmt_control *control_of(const mmkv_store *s) { return (void *)(s->head + FMT_CONTROL_AT); }
 static inline struct fmt_slot *slot_of(const mmkv_store *s, int i)
 {
-    return (void *)(base_of(s) + (i ? FMT_SLOT_B_AT : FMT_SLOT_A_AT));
+    return (void *)(s->head + (i ? FMT_SLOT_B_AT : FMT_SLOT_A_AT));
 }
 static inline struct fmt_process *process_of(const mmkv_store *s, uint32_t i)
 {
-    return (struct fmt_process *)(void *)(base_of(s) + FMT_PROCESSES_AT) + i;
+    return (struct fmt_process *)(void *)(s->head + FMT_PROCESSES_AT) + i;
 }
-static inline struct fmt_allocator *allocator_of(const mmkv_store *s) { return (void *)(base_of(s) + FMT_ALLOCATOR_AT); }
+static inline struct fmt_allocator *allocator_of(const mmkv_store *s) { return (void *)(s->head + FMT_ALLOCATOR_AT); }
 static inline uint64_t shard_at(uint32_t i) { return FMT_SHARDS_AT + (uint64_t)i * sizeof(struct fmt_shard); }
-static inline struct fmt_shard *shard_of(const mmkv_store *s, uint32_t i) { return (void *)(base_of(s) + shard_at(i)); }
+static inline struct fmt_shard *shard_of(const mmkv_store *s, uint32_t i) { return (void *)(s->head + shard_at(i)); }
 static inline struct fmt_zone *zone_of(const mmkv_store *s, uint64_t i)
 {
-    return (struct fmt_zone *)(void *)(base_of(s) + FMT_ZONES_AT) + i;
+    return (struct fmt_zone *)(void *)(s->head + FMT_ZONES_AT) + i;
 }
 static inline struct fmt_zone_state *zone_state_of(const mmkv_store *s, uint64_t i)
 {
-    return (struct fmt_zone_state *)(void *)(base_of(s) + FMT_ZONE_STATES_AT) + i;
+    return (struct fmt_zone_state *)(void *)(s->head + FMT_ZONE_STATES_AT) + i;
 }
 
 /* ---- atomics: the one idiom for words in the map. All shared words are aligned. ---- */

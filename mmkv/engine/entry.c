@@ -81,7 +81,7 @@ int mmkv_clear(mmkv_store *s)
 
 static int count(mmkv_store *s, uint64_t *records)
 {
-    int rc = s->wary ? handle_refuses(s) : 0;
+    int rc = shard_stale(s);
     *records = rc ? 0 : shard_records(s);
     return rc;
 }
@@ -94,8 +94,8 @@ int mmkv_count(mmkv_store *s, uint64_t *records)
 /* msync of pages beyond the end of a file says nothing, so the length is asked, before and after. */
 static int sync_whole(mmkv_store *s, int wait, uint64_t *epoch)
 {
-    int rc = handle_whole(s);
-    if (!rc && !(rc = checkpoint_sync(s, wait, epoch))) rc = handle_whole(s);
+    int rc = shard_stale(s);
+    if (!rc && !(rc = handle_whole(s)) && !(rc = checkpoint_sync(s, wait, epoch))) rc = handle_whole(s);
     return rc;
 }
 
@@ -107,7 +107,7 @@ int mmkv_sync(mmkv_store *s, int wait, uint64_t *epoch)
 
 static int epochs(mmkv_store *s, uint64_t *now, uint64_t *durable)
 {
-    int rc = s->wary ? handle_refuses(s) : 0;
+    int rc = shard_stale(s);
     *now = rc ? 0 : load_acquire(&control_of(s)->epoch);
     *durable = rc ? 0 : load_acquire(&control_of(s)->durable);
     return rc;
@@ -120,8 +120,9 @@ int mmkv_epochs(mmkv_store *s, uint64_t *now, uint64_t *durable)
 
 static int stats_whole(mmkv_store *s, mmkv_stats *stats)
 {
-    int rc = handle_whole(s);
-    return rc ? rc : store_stats(s, stats);
+    int rc = shard_stale(s);
+    if (!rc && !(rc = handle_whole(s)) && !(rc = store_stats(s, stats))) rc = shard_stale(s);
+    return rc;
 }
 
 int mmkv_stats_get(mmkv_store *s, mmkv_stats *stats)

@@ -135,6 +135,18 @@ int handle_refuses(mmkv_store *s)
     return fail(MMKV_STALE, 0, "the store was opened for writing after this private copy was made");
 }
 
+/* A call has found a contradiction. A private copy is full of them as soon as somebody writes to the original, which its own
+ * pages are a part of. */
+int guard_doubt(const struct guard *g)
+{
+    mmkv_store *s = g->s;
+    mmkv_failure kept = *mmkv_failure_get();
+    int rc = s->shared_control ? handle_refuses(s) : 0;
+    if (rc) return rc;
+    fail_again(&kept);
+    return MMKV_CORRUPT;
+}
+
 /* ---- what a call holds ---- */
 
 bool guard_locked(void)

@@ -51,7 +51,7 @@ static uint32_t behind(mmkv_store *s, const uint32_t *word, uint32_t owner)
 int fail_held(mmkv_store *s, const uint32_t *word, uint32_t owner)
 {
     uint64_t pid = owner < FMT_PROCESSES ? load(&process_of(s, owner)->pid) : 0;
-    int rc = fail(MMKV_LOCK_TIMEOUT, (uint64_t)((const uint8_t *)word - base_of(s)),
+    int rc = fail(MMKV_LOCK_TIMEOUT, offset_of(s, word),
                   "a lock has been held for more than %u ms by process %llu, which is alive", s->lock_timeout_ms,
                   (unsigned long long)pid);
     fail_pid(pid);

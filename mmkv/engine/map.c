@@ -1,9 +1,9 @@
 /* map.c: address space and growth.
  *
- * A handle reserves address space (1 TiB, halving when refused) and maps the file into it piece by piece, each piece once
- * and for good: nothing that a reader may follow is ever unmapped before close. When a reservation is used up, a larger
- * one is made elsewhere, the whole file is mapped there too, and the old one is kept (R30). Two mappings of one shared
- * page are one page, so that a pointer from either is good.
+ * A handle reserves address space and maps the file into it piece by piece, each piece once and for good: nothing that a
+ * reader may follow is ever unmapped before close. When a reservation is used up, a larger one is made elsewhere, the whole
+ * file is mapped there too, and the old one is kept (R30). Two mappings of one shared page are one page, so that a pointer
+ * from either is good; the fixed areas are used through the first alone.
  *
  * The map of a handle opened with `guard` is shielded, so that other code's stray store to it is a SIGSEGV there and then.
  * Calls that may store say so by STORING, or by taking a lock (engine.h). Where there are protection keys the map has one
@@ -11,7 +11,12 @@
  * first such call in makes it writable, for all threads, and the last one out makes it read-only again. */
 #include "engine.h"
 
-#define RESERVE_FIRST (1ull << 40)
+/* A process has 128 TiB: enough for thousands of handles. A private copy cannot move, and so begins with more; where address
+ * space is scarce (`ulimit -v`) others want some too. */
+#define RESERVE_LEAST (16ull << 30)
+#define RESERVE_PRIVATE (1ull << 40)
+#define RESERVE_SCARCE (64ull << 20)
+#define RESERVE_MOST (1ull << 47)
 
 /* The file's descriptor. Other code of the process may have closed it (daemons close all they find), and its number may
  * mean another file by now: then the file is opened again by its name. -1, which every system call refuses, if it cannot
@@ -30,16 +35,19 @@ int file_of(mmkv_store *s)
     return fd;
 }
 
-static int reserve(mmkv_store *s, uint64_t least)
+/* `known`: what is known of the file's length; twice as much is to fit. */
+static int reserve(mmkv_store *s, uint64_t least, uint64_t known)
 {
     if (s->reservation_count == sizeof s->reservations / sizeof *s->reservations)
         return fail(MMKV_NO_MEMORY, 0, "address space used up");
-    uint64_t length = RESERVE_FIRST;
-    while (length < 2 * least) length *= 2;
+    uint64_t length = s->private_ ? RESERVE_PRIVATE : RESERVE_LEAST;
+    while (length / 2 < known && length < RESERVE_MOST) length *= 2;
     uint8_t *base;
+    bool scarce = false;
     while (os_reserve(length, &base)) {
         if (length / 2 < least) return fail(MMKV_NO_MEMORY, 0, "no address space for %llu bytes", (unsigned long long)least);
-        length /= 2;
+        do length /= 2; while (!scarce && length / 4 >= known && length > RESERVE_SCARCE);
+        scarce = true;
     }
     s->reservations[s->reservation_count].base = base;
     s->reservations[s->reservation_count++].length = length;
@@ -68,9 +76,11 @@ static int map_piece(mmkv_store *s, struct reservation *r, uint64_t from, uint64
 
 int map_open(mmkv_store *s, uint64_t length)
 {
-    int rc = reserve(s, length);
-    if (rc) return rc;
+    uint64_t whole;
+    int rc = os_length(file_of(s), &whole);
+    if (rc || (rc = reserve(s, length, whole))) return rc;
     if ((rc = map_piece(s, &s->reservations[0], 0, length))) return rc;
+    s->head = s->reservations[0].base;
     atomic_store_explicit(&s->base, s->reservations[0].base, memory_order_relaxed);
     atomic_store_explicit(&s->mapped, length, memory_order_release);
     return 0;
@@ -91,10 +101,10 @@ int map_to(mmkv_store *s, uint64_t length)
     if (length > mapped) {
         struct reservation *r = &s->reservations[s->reservation_count - 1];
         if (length <= r->length) {
-            rc = map_piece(s, r, mapped, length);
+            rc = map_piece(s, r, mapped < r->mapped ? mapped : r->mapped, length); /* nothing yet, where it failed before */
         } else if (s->private_) {
             rc = fail(MMKV_NO_MEMORY, 0, "address space of a private copy used up");
-        } else if (!(rc = reserve(s, length))) {
+        } else if (!(rc = reserve(s, length, length))) {
             r = &s->reservations[s->reservation_count - 1];
             rc = map_piece(s, r, 0, length);
         }

@@ -455,8 +455,8 @@ static int begin_anew(mmkv_store *s, struct fmt_slot *slot)
     store(other, *other);
     int rc = checkpoint_flush(s, slot_of(s, 0), FMT_SLOT_B_AT + FMT_PAGE - FMT_SLOT_A_AT);
     if (rc) return rc;
-    memset(base_of(s) + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT + sizeof(struct fmt_allocator) - FMT_PROCESSES_AT);
-    memset(base_of(s) + FMT_ZONE_STATES_AT, 0, s->zones_start - FMT_ZONE_STATES_AT);
+    memset(s->head + FMT_PROCESSES_AT, 0, FMT_ALLOCATOR_AT + sizeof(struct fmt_allocator) - FMT_PROCESSES_AT);
+    memset(s->head + FMT_ZONE_STATES_AT, 0, s->zones_start - FMT_ZONE_STATES_AT);
     control->epoch = slot->epoch + 1;
     control->durable = slot->epoch;
     control->file_length = slot->file_length;

@@ -108,7 +108,8 @@ int read_only(mmkv_store *s)
 {
     if (likely(s->writable)) return shard_stale(s);
     if (s->slotless) return fail(MMKV_IN_USE, 0, "this process was forked when its parent could not get a process slot for it: all "
-                                  "%u were taken, or the parent may not open the file any more", FMT_PROCESSES - 1);
+                                  "%u were taken, or the parent could not open the file once more, for want of permission or of "
+                                  "descriptors", FMT_PROCESSES - 1);
     return fail(MMKV_READ_ONLY, 0, "the store is open for reading only");
 }
 

@@ -238,12 +238,8 @@ def test_a_store_that_needs_recovery_can_be_read_without_write_permission(mmkv: 
     assert "Permission denied" in mmkv.fail(3, "put", copy, "key", "value")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["get", "700"], ["has", "700"], ["list"], ["export", "-"], ["check"]], ids=" ".join
-)
-def test_a_shard_left_half_written_is_repaired_by_reading_it(mmkv: Runner, store: Path, arguments: list[str]) -> None:
+def leave_half_written(store: Path) -> None:
     """As a kill between two stores leaves it: the lock names a dead owner, the version is odd (docs/format.md)."""
-    leave_dirty(store)
     with open(store, "r+b") as file:
         for shard in range(0, 64, 7):
             place = 0x30000 + shard * 8192
@@ -252,9 +248,48 @@ def test_a_shard_left_half_written_is_repaired_by_reading_it(mmkv: Runner, store
             assert lock == 0
             file.seek(place)
             file.write(struct.pack("<IIQ", 1 | 1 << 12, waiting, version | 1))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["get", "700"], ["has", "700"], ["list"], ["export", "-"], ["check"]], ids=" ".join
+)
+def test_a_shard_left_half_written_is_repaired_by_reading_it(mmkv: Runner, store: Path, arguments: list[str]) -> None:
+    leave_dirty(store)
+    leave_half_written(store)
     command, *rest = arguments
     mmkv(command, store, *rest)
     assert len(mmkv("list", store).lines) == 1500
+
+
+WRITER_COMES = """
+import sys
+import mmkv
+from mmkv.cli import main
+
+real, writers = mmkv.Store.verify, []
+
+def verify(store, progress=None):
+    print(repr(store), file=sys.stderr)
+    if not writers:
+        writers.append(mmkv.open(store.path, "w"))
+        writers[0].put_many((b"%d" % i, b"w" * 1000) for i in range(0, 1500, 3))
+    return real(store, progress)
+
+mmkv.Store.verify = verify
+main()
+"""
+
+
+def test_a_writer_that_comes_during_a_check_is_no_damage(mmkv: Runner, store: Path) -> None:
+    """A check of what a killed writer left looks at a private copy; then the service is back, and writes."""
+    leave_dirty(store)
+    leave_half_written(store)
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", WRITER_COMES, "check", store], capture_output=True, text=True, check=False
+    )
+    assert "mode='p'" in run.stderr
+    assert "mode='r'" in run.stderr
+    assert (run.returncode, run.stdout) == (0, "ok: 1,500 records, no errors\n")
 
 
 def test_a_long_import_makes_checkpoints_on_its_way(

@@ -358,24 +358,28 @@ class Alarm(Exception):
     """What a signal's handler raises, at any line."""
 
 
-def test_an_exception_at_any_line_of_acquire(store: Any) -> None:
-    """Ctrl-C may come anywhere: what is held can be released, by the object that knows that it holds it."""
+def alarm_at(line: int, functions: set[str]) -> Any:
+    """A trace function that raises at the so-manieth line that is run of some functions, once."""
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal lines
-        if frame.f_code.co_name != "acquire":
+        if frame.f_code.co_name not in functions:
             return None
         if event == "line":
             lines += 1
-            if lines == at:
+            if lines == line:
                 raise Alarm
         return trace
 
+    return trace
+
+
+def test_an_exception_at_any_line_of_acquire(store: Any) -> None:
+    """Ctrl-C may come anywhere: what is held can be released, by the object that knows that it holds it."""
     for at in range(1, 100):
-        lines = 0
         lock = mmkv.Lock(store, NAME)
-        sys.settrace(trace)
+        sys.settrace(alarm_at(at, {"acquire"}))
         try:
             lock.acquire()
         except Alarm:
@@ -388,3 +392,42 @@ def test_an_exception_at_any_line_of_acquire(store: Any) -> None:
             sys.settrace(None)
     assert at > 8, "each line in turn"
     lock.release()
+
+
+def test_an_exception_at_any_line_of_release(store: Any) -> None:
+    """It is released, or it is held and can be released again; and the object goes on as if nothing had been."""
+    lock = mmkv.Lock(store, NAME)
+    for at in range(1, 100):
+        lock.acquire()
+        sys.settrace(alarm_at(at, {"release", "_forget"}))
+        try:
+            lock.release()
+        except Alarm:
+            sys.settrace(None)
+            if lock.locked():
+                lock.release()
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        assert NAME not in store, at
+        with lock:
+            assert not mmkv.Lock(store, NAME).acquire(blocking=False)
+    assert at > 8, "each line in turn"
+
+
+def test_an_exception_in_the_middle_of_the_end_of_a_block(store: Any) -> None:
+    """An alarm that comes in there finds it released, but at the very first line."""
+    for at in range(2, 100):
+        sys.settrace(alarm_at(at, {"__exit__", "release", "_forget"}))
+        try:
+            with mmkv.Lock(store, NAME):
+                pass
+        except Alarm:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        assert NAME not in store, at
+    assert at > 10, "each line in turn"

@@ -177,8 +177,30 @@ def test_p_raises_once_a_writer_has_come(open_store: Any) -> None:
     assert private[b"k"] == b"v"
     writer = open_store(mode="w")
     writer[b"k"] = b"w"
-    with pytest.raises(mmkv.Error):
-        private[b"k"]
+    calls = [
+        *(lambda: private[b"k"], lambda: private.put(b"k", b"v"), lambda: list(private), lambda: len(private)),
+        *(private.clear, private.sync, private.stats, private.verify),
+    ]
+    for call in calls:
+        with pytest.raises(mmkv.ConflictError):
+            call()
+
+
+def test_what_p_finds_while_a_writer_comes_is_no_damage(open_store: Any) -> None:
+    """In the middle of verify() the pages that the copy has in common with the file change."""
+    with open_store() as db:
+        db.put_many((b"%d" % i, b"v" * 100) for i in range(20_000))
+    private = open_store(mode="p")
+    writers: list[Any] = []
+
+    def come(done: int, expected: int) -> None:
+        if not writers:
+            writers.append(open_store(mode="w"))
+            writers[0].put_many((b"%d" % i, b"w" * 300) for i in range(0, 20_000, 3))
+
+    with pytest.raises(mmkv.ConflictError):
+        private.verify(come)
+    assert writers[0].verify().ok
 
 
 @pytest.mark.parametrize("mode", ["", "x", "rw", "C", "r+", "wb"])
