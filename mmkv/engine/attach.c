@@ -132,14 +132,24 @@ static void stamp_identity(mmkv_store *s)
 
 /* ---- slots ---- */
 
+/* Slot, incarnation and `start_ns` are the name of a handle (handle_name), other than any before: by chance, since the
+ * incarnations begin anew with each clean file, and a clock may stand, or have been there before. */
+void slot_sign(mmkv_store *s)
+{
+    struct fmt_process *p = process_of(s, s->slot);
+    uint32_t chance = 0;
+    os_random(&chance, sizeof chance);
+    store(&p->pid, os_pid());
+    store(&p->start_ns, (os_now_ns() & ~(uint64_t)UINT32_MAX) | chance);
+}
+
 void slot_own(mmkv_store *s, uint32_t slot)
 {
     struct fmt_process *p = process_of(s, slot);
     s->slot = slot;
     store32(&p->incarnation, (p->incarnation + 1) & 0x7ffff);
     s->me = slot | p->incarnation << 12;
-    store(&p->pid, os_pid());
-    store(&p->start_ns, os_now_ns());
+    slot_sign(s);
     kill_fence();
     store32(&p->state, 1);
 }

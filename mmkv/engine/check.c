@@ -155,10 +155,10 @@ static void check_record(struct check *k, uint32_t shard, uint64_t offset, uint6
     else if (p.record != offset) note(k, "index", key, r->key_length, offset, "the index leads to another record for this key");
 }
 
-/* A dead record that the last checkpoint still has. If another one was completed while we looked it may be gone. */
-static void check_needed(struct check *k, uint64_t offset, uint64_t room, uint64_t born, uint64_t dead)
+/* A dead record that the last checkpoint still has: `durable`, which was read before its words were. If another one was
+ * completed while we looked it may be gone, and the words too. */
+static void check_needed(struct check *k, uint64_t durable, uint64_t offset, uint64_t room, uint64_t born, uint64_t dead)
 {
-    uint64_t durable = load_acquire(&control_of(k->s)->durable);
     struct view v = { .key_length = 0 };
     if (fmt_epoch_of(born) > durable || fmt_epoch_of(dead) <= durable) return;
     bool whole = record_view(k->s, offset, &v) && v.size <= room;
@@ -177,7 +177,7 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
         return;
     }
     uint32_t live = 0, free_ = 0, waiting = 0, size = fmt_class_size(c->class_);
-    uint64_t oldest = 0;
+    uint64_t oldest = 0, durable = load_acquire(&control_of(s)->durable);
     struct fmt_epochs *epochs = chunk_epochs(c);
     for (uint32_t i = 0; i < c->blocks; i++) {
         uint64_t at_ = offset + fmt_chunk_epochs_at(c->blocks) + 16ull * i, born = epochs[i].born, dead = epochs[i].dead;
@@ -198,7 +198,7 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
         } else if (!bit) {
             waiting++;
             if (!oldest || fmt_epoch_of(dead) < oldest) oldest = fmt_epoch_of(dead);
-            check_needed(k, offset + fmt_chunk_blocks_at(c->blocks) + (uint64_t)i * size, size, born, dead);
+            check_needed(k, durable, offset + fmt_chunk_blocks_at(c->blocks) + (uint64_t)i * size, size, born, dead);
         }
     }
     uint32_t words = (c->blocks + 63) / 64, first = (uint32_t)next_bit(chunk_bits(c), 0, c->blocks, true);
@@ -213,19 +213,19 @@ static void check_chunk(struct check *k, uint32_t shard, uint64_t offset, const 
     if (waiting && c->waiting_epoch != oldest) note(k, "counter", NULL, 0, offset, "the chunk's oldest death is wrong");
 }
 
-/* An extent that has died since the last checkpoint, which still has it. */
-static void check_dead(struct check *k, const struct fmt_extent *e, uint64_t offset)
+/* An extent that may have died since the last checkpoint, which then still has it. */
+static void check_dead(struct check *k, const struct fmt_extent *e, uint64_t offset, uint64_t born, uint64_t dead)
 {
     uint64_t durable = load_acquire(&control_of(k->s)->durable);
     uint32_t size = e->class_ < FMT_CLASSES ? fmt_class_size(e->class_) : 0, order = e->pages ? (uint32_t)__builtin_ctz(e->pages) : 0;
     uint32_t blocks = size && order <= FMT_CHUNK_ORDER_MAX ? fmt_chunk_blocks(order, size) : 0;
-    if (fmt_epoch_of(e->born) > durable || fmt_epoch_of(e->dead) <= durable) return;
-    if (e->type == FMT_EXTENT_VALUE) check_needed(k, offset, (uint64_t)e->pages * FMT_PAGE, e->born, e->dead);
+    if (fmt_epoch_of(born) > durable || fmt_epoch_of(dead) <= durable) return;
+    if (e->type == FMT_EXTENT_VALUE) check_needed(k, durable, offset, (uint64_t)e->pages * FMT_PAGE, born, dead);
     if (e->type != FMT_EXTENT_CHUNK) return;
     for (uint32_t i = 0; i < blocks; i++) {
         uint64_t at_ = offset + fmt_chunk_epochs_at(blocks) + 16ull * i;
         const struct fmt_epochs *words = at(k->s, at_, sizeof *words);
-        if (words && words->born) check_needed(k, offset + fmt_chunk_blocks_at(blocks) + (uint64_t)i * size, size, words->born, words->dead);
+        if (words && words->born) check_needed(k, durable, offset + fmt_chunk_blocks_at(blocks) + (uint64_t)i * size, size, words->born, words->dead);
     }
 }
 
@@ -268,7 +268,7 @@ static int check_extent(struct check *k, const struct zone *zone, uint64_t page,
                 else note(k, "descriptor", NULL, 0, e_at, "an extent of no known type");
             }
         } else if (extent_sealed(e, e_at)) {
-            check_dead(k, e, offset);
+            check_dead(k, e, offset, born, dead);
         }
     } while (look_end(k, shard, &look));
     return 0;

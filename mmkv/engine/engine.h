@@ -480,6 +480,7 @@ void index_replace(struct op *op, uint64_t hash, const struct place *place, uint
 void index_remove(struct op *op, uint64_t hash, const struct place *place);
 int index_table(mmkv_store *s, struct fmt_shard *sh, uint32_t bits, uint64_t *table, uint32_t *depth);
 struct fmt_table *table_at(mmkv_store *s, uint64_t offset);
+bool table_is(const struct fmt_table *t, const struct fmt_shard *sh, uint32_t shard, uint32_t depth, uint32_t bits);
 struct index_item { uint32_t bits, line, slot; uint64_t record; };
 uint32_t table_items(const struct fmt_table *table, struct index_item items[FMT_TABLE_ENTRIES]);
 uint32_t table_stash_tag(const struct fmt_table *table, const struct index_item *item);
@@ -680,6 +681,7 @@ bool attach_lock_now(mmkv_store *s);
 int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);
 int slot_take(mmkv_store *s, bool fork_shares, void **page, uint32_t *slot);
+void slot_sign(mmkv_store *s);
 void slot_own(mmkv_store *s, uint32_t slot);
 int settle_dead(mmkv_store *s, bool all);
 void fork_forbid(void);                              /* until fork_allow: no handle comes or goes either */

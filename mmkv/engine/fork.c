@@ -70,8 +70,7 @@ static void after_fork_in_parent(void)
 
 static int sign_slot(mmkv_store *s)
 {
-    store(&process_of(s, s->slot)->pid, os_pid());
-    store(&process_of(s, s->slot)->start_ns, os_now_ns());
+    slot_sign(s);
     return 0;
 }
 

@@ -129,11 +129,21 @@ static int find_in(mmkv_store *s, const struct fmt_bucket *b, uint64_t matches, 
     return rc;
 }
 
-/* An empty bucket is rare too, and may be one of a page of zeros. */
-static bool names_itself(const struct fmt_table *t, const struct place *place, uint32_t shard, uint32_t bits)
+/* Does any bucket say that it has entries, or that entries of it are elsewhere? */
+static bool has_entries(const struct fmt_table *t)
 {
-    uint32_t rest = FMT_DEPTH_MAX - place->depth;
-    return t->header.shard == shard && t->header.depth == place->depth && t->header.prefix == (uint64_t)(bits >> rest) << rest;
+    for (uint32_t line = 1; line <= FMT_BUCKETS; line++)
+        if (load(&t->line[line - 1].tags)) return true;
+    return false;
+}
+
+/* Is it the table that the directory means at these bits? A page of zeros is not; but of shard 0, while that has one table,
+ * an empty one looks like that, and so what the shard counts is asked as well. */
+bool table_is(const struct fmt_table *t, const struct fmt_shard *sh, uint32_t shard, uint32_t depth, uint32_t bits)
+{
+    uint32_t rest = FMT_DEPTH_MAX - depth;
+    if (t->header.shard != shard || t->header.depth != depth || t->header.prefix != (uint64_t)(bits >> rest) << rest) return false;
+    return shard || depth || !load(&sh->count[load(&sh->epoch) & 1]) || has_entries(t);
 }
 
 /* Find a key; on success place says where. MMKV_CORRUPT may also mean, to a reader, that a writer was at work. */
@@ -150,7 +160,8 @@ int index_find(mmkv_store *s, struct fmt_shard *sh, uint64_t hash, const void *k
     place->line = home + 1;
     uint64_t tags = load(&line_of(t, home + 1)->tags);
     rc = find_in(s, line_of(t, home + 1), match(tags, tag), (uint64_t)bits << 1, key, key_length, place);
-    if (unlikely(!tags) && !names_itself(t, place, fmt_shard_of(hash, s->shard_bits), bits)) return MMKV_CORRUPT;
+    /* An empty bucket is rare too, and may be one of a page of zeros. */
+    if (unlikely(!tags) && !table_is(t, sh, fmt_shard_of(hash, s->shard_bits), place->depth, bits)) return MMKV_CORRUPT;
     if (likely(rc != MMKV_NOT_FOUND) || likely(!(tags & TOP_BITS))) return rc;
     if (tags & NEIGHBOUR_BITS) {
         place->line = neighbour_of(home) + 1;

@@ -617,6 +617,13 @@ static bool holds_lock(const char *file, uint64_t inode, uint64_t offset)
     return holds;
 }
 
+/* A file of the same number may be of another file system; and what fdinfo says of that is not what stat says. */
+static bool is_file(const char *name, const struct stat *file)
+{
+    struct stat st;
+    return !stat(name, &st) && st.st_ino == file->st_ino && st.st_dev == file->st_dev;
+}
+
 /* A stopped process that holds the lock at an offset of a file, as far as it can be seen (0): proc_pid_fdinfo(5) shows that
  * of processes of this user in this container. */
 uint64_t os_stopped_holder(int fd, uint64_t offset)
@@ -632,7 +639,9 @@ uint64_t os_stopped_holder(int fd, uint64_t offset)
         DIR *files = opendir(name);
         for (struct dirent *d; files && !found && (d = readdir(files));) {
             snprintf(name, sizeof name, "/proc/%llu/fdinfo/%s", (unsigned long long)pid, d->d_name);
-            if (d->d_name[0] != '.' && holds_lock(name, st.st_ino, offset)) found = pid;
+            if (d->d_name[0] == '.' || !holds_lock(name, st.st_ino, offset)) continue;
+            snprintf(name, sizeof name, "/proc/%llu/fd/%s", (unsigned long long)pid, d->d_name);
+            if (is_file(name, &st)) found = pid;
         }
         if (files) closedir(files);
     }

@@ -3,7 +3,8 @@
  * A reader looks under an even version, copies or compares, and looks whether the version stands. */
 #include "engine.h"
 
-/* The version that published a record with an extent of its own; 0 for one in a chunk. Of a dead extent the link is its
+/* What tells one publication of a record with an extent of its own from another: the version that did it, as the complement
+ * of the whole link, which is 0 after a recovery where its check is 0; 0 for a record in a chunk. Of a dead extent the link is its
  * place in the allocator's queue, which may be the number that the next version to publish it will have. So the dead word is
  * asked as well, after the link (pairs with the fence before `link` in pages_give): if it says alive by then, the link is
  * that of a publication, or one is there already that the copy, which comes after, is a copy of. */
@@ -13,7 +14,7 @@ uint64_t published(mmkv_store *s, const struct place *p)
     if (!r || (r->flags & FMT_RECORD_PLACE) != FMT_RECORD_ALONE) return 0;
     const struct fmt_extent *e = extent_at(s, p->record);
     uint64_t link = e ? load_acquire(&e->link) : 0; /* before the copy; the fence in read_valid comes after it */
-    return link && load_acquire(&e->dead) == fmt_stamp(0, offset_of(s, &e->dead)) ? link : 0;
+    return e && load_acquire(&e->dead) == fmt_stamp(0, offset_of(s, &e->dead)) ? ~link : 0;
 }
 
 /* Was the value just copied the key's all the while? A record in an extent of its own is written before it is published

@@ -121,6 +121,7 @@ int record_damaged(mmkv_store *s, uint64_t offset, const void *key, size_t key_l
 {
     struct view v;
     char name[120] = "";
+    if (offset < s->zones_start) return fail(MMKV_CORRUPT, offset, "the index is damaged");
     if (!record_view(s, offset, &v))
         return fail(MMKV_CORRUPT, offset, "the index leads to offset %llu, where no record lies within the file",
                     (unsigned long long)offset);

@@ -91,7 +91,7 @@ static int copy_table(mmkv_store *s, uint32_t shard, uint32_t from, struct outpu
     *next = table ? ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth) : 1u << FMT_DEPTH_MAX;
     if (!table) return 0;
     struct fmt_table *t = table_at(s, table);
-    if (!t) return MMKV_CORRUPT;
+    if (!t || !table_is(t, shard_of(s, shard), shard, depth, from)) return MMKV_CORRUPT;
     if ((rc = list_items(s, t, from, *next, o, items, &count, &total))) return rc;
     bool whole = total <= o->capacity;
     if (!whole) qsort(items, count, sizeof *items, by_bits);

@@ -423,7 +423,7 @@ static int clear_table(struct op *op, uint32_t from, uint64_t *next)
     struct fmt_table *t = rc || !table ? NULL : table_at(s, table);
     *next = 1u << FMT_DEPTH_MAX;
     if (!rc && !table) return 0;
-    if (!t) return fail(MMKV_CORRUPT, shard_at(op->shard), "a directory leads to no table");
+    if (!t || !table_is(t, op->sh, op->shard, depth, from)) return fail(MMKV_CORRUPT, shard_at(op->shard), "a directory leads to no table");
     *next = ((uint64_t)(from >> (FMT_DEPTH_MAX - depth)) + 1) << (FMT_DEPTH_MAX - depth);
     uint32_t n = table_items(t, items);
     for (uint32_t i = 0; i < n && !rc; i++) {

@@ -41,16 +41,16 @@ static void before_store(void *file, const void *address, uint64_t offset, uint6
     }
 }
 
-/* cut_off FILE [sync]: prints what is wrong, and is 1. */
+/* cut_off FILE CALL: the second one's is put or sync. Prints what is wrong, and is 1. */
 int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600 };
     uint64_t records, epoch = 0;
     uint8_t value[8];
     size_t length;
-    if (argc < 2) return 2;
+    if (argc != 3) return 2;
     path = argv[1];
-    syncing = argc > 2;
+    syncing = !strcmp(argv[2], "sync");
     mmkv_set_hash(hash, 0);
     mmkv_catch_faults();
     rig_seed(1);

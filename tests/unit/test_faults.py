@@ -285,6 +285,40 @@ def test_cut_off_and_grown_again(left: float, shards: int, tmp_path: Path, route
     )
 
 
+@pytest.mark.parametrize(("shards", "records"), [(1, 1), (1, 150), (2, 200), (4, 20_000)])
+def test_a_table_of_zeros_is_damage(shards: int, records: int, tmp_path: Path, route: dict[str, str]) -> None:
+    """Also where an empty one looks like that, in shard 0: no key of it is absent, and nothing is left out."""
+    run(
+        """
+        path, shards, records = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+        for shard in range(shards):
+            db = mmkv.open(path, "n", shards=shards, sync="manual")
+            for i in range(records):
+                db[b"%d" % i] = b"x%d" % i
+            word = lambda at: int.from_bytes(os.pread(file, 8, at), "little")
+            file = os.open(path, os.O_RDWR)
+            os.pwrite(file, bytes(4096), word(word(0x30000 + 8192 * shard + 16) & ~63) & ~63)
+            found = [outcome(lambda: db[b"%d" % i]) for i in range(records)]
+            assert set(found) <= {"ok", "CorruptStoreError"}, set(found)
+            i = found.index("CorruptStoreError")
+            calls = {
+                "list": lambda: list(db), "items": lambda: list(db.items()), "in": lambda: b"%d" % i in db,
+                "add": lambda: db.add(b"%d" % i, b"y"), "put": lambda: db.put(b"%d" % i, b"y"),
+                "pop": lambda: db.pop(b"%d" % i), "incr": lambda: db.incr(b"%d" % i), "clear": db.clear,
+            }
+            for name, call in calls.items():
+                assert outcome(call) == "CorruptStoreError", (shard, name)
+            assert not db.verify().ok
+            os.close(file)
+            outcome(db.close)
+        """,
+        tmp_path / "zeros.mmkv",
+        shards,
+        records,
+        environment=route,
+    )
+
+
 # -- pages that cannot be read ----------------------------------------------------------------------------------------
 
 
