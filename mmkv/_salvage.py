@@ -27,7 +27,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest as xxh3
 
 from mmkv._native import failure as make_error
-from mmkv._native import layout, lib
+from mmkv._native import ffi, layout, lib
 from mmkv.stats import Problem, Report
 from mmkv.store import Store
 
@@ -126,7 +126,7 @@ class _Source:
         except BaseException:
             os.close(self.descriptor)
             raise
-        self._choose(status)
+        self._choose()
         self._zones()
 
     # ---- reading ----
@@ -218,7 +218,7 @@ class _Source:
         )
         raise make_error(code, 0, 0, 0, text if seen else "", self.path)
 
-    def _choose(self, status: os.stat_result) -> None:
+    def _choose(self) -> None:
         # C, the state to salvage, and what is known of it: how long the file was, how many records there were.
         slots: list[tuple[int, int, int, int, bool]] = []
         torn = []
@@ -229,8 +229,8 @@ class _Source:
                 slots.append((epoch, -at, length, count, clean == _stamp(epoch, at + 128)))
             elif any(magic) or not any(raw):  # without a magic, its writer died at it
                 torn.append(at)
-        control = self.read(CONTROL, 128)
-        device, inode, _, _, _, _, now, durable, _, marked, failed = struct.unpack_from("<9QII", control, 16)
+        control = self.read(CONTROL, PAGE)
+        now, durable, _, marked = struct.unpack_from("<QQQI", control, 64)
         newest, _, self.limit, count, clean = max(slots, default=(0, 0, self.size, 0, False))
         self.epoch, self.expected = newest, count if slots else None
         for at in torn:
@@ -238,8 +238,7 @@ class _Source:
                 self.tell("slot", None, at, "a checkpoint slot is damaged")
         if clean:
             return
-        same_boot = control[:16] == _boot_id() and (device, inode) == (status.st_dev, status.st_ino) and not failed
-        if same_boot and newest < now < EPOCH:
+        if newest < now < EPOCH and self._same_memory(control):
             self.epoch = now
             self._roll_back()
         elif marked == 1 and newest < durable < EPOCH:
@@ -254,6 +253,11 @@ class _Source:
             return
         self.limit = self.size
         self.expected = self._counted()
+
+    def _same_memory(self, control: bytes) -> bool:
+        # Does it belong to this file, in this boot? By the engine's own comparison; where it cannot tell, it does not.
+        same = ffi.new("int *")
+        return not lib.mmkv_same_memory(self.descriptor, control, same) and bool(same[0])
 
     def _counted(self) -> int:
         total = 0
@@ -609,11 +613,3 @@ def _flush_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _boot_id() -> bytes:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))
-    except (OSError, ValueError):
-        return b""

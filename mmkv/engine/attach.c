@@ -108,14 +108,24 @@ int attach_unlock(mmkv_store *s)
     return rc;
 }
 
-static bool same_identity(const mmkv_store *s)
+static bool belongs(const struct fmt_control *c, const struct identity *i)
 {
     static const uint8_t none[16];
-    const struct fmt_control *c = control_of(s);
-    const struct identity *i = &s->identity;
     return memcmp(i->boot_id, none, 16) && !memcmp(c->boot_id, i->boot_id, 16) && c->device == i->device && c->inode == i->inode
         && c->birth_ns == i->birth_ns && c->generation == i->generation
         && (c->mounting == i->mounting || !c->mounting || !i->mounting) && !c->failed;
+}
+
+static bool same_identity(const mmkv_store *s) { return belongs(control_of(s), &s->identity); }
+
+int mmkv_same_memory(int fd, const void *control, int *same)
+{
+    struct fmt_control copy;
+    struct identity identity;
+    int rc = os_identity(fd, &identity);
+    memcpy(&copy, control, sizeof copy);
+    *same = !rc && belongs(&copy, &identity);
+    return rc;
 }
 
 static void stamp_identity(mmkv_store *s)

@@ -189,6 +189,10 @@ int mmkv_verify(mmkv_store *store, mmkv_progress progress, mmkv_problem problem,
  * `options` mode, shards, max_size and permissions are not looked at. */
 int mmkv_repair(const char *path, const mmkv_options *options, mmkv_problem problem, void *context, uint64_t *records);
 
+/* For one who reads the bytes of a file that nobody is attached to: is what they say of the memory to be believed? `control`
+ * is the control area as read from `fd`; *same: it was left by this boot, in this very file, and no flush has failed. */
+int mmkv_same_memory(int fd, const void *control, int *same);
+
 /* The layout as compiled, for the test that compares it with docs/format.md: number `i` of all pinned fields as
  * "structure.field" with its offset ("structure" alone: its size), then values of the formulas as "formula(argument)".
  * Returns 0 past the last. */

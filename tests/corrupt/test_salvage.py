@@ -14,6 +14,7 @@ import pytest
 import mmkv
 from tests.corrupt import damage
 from tests.format.reader import SHARDS, read_current, stamp
+from tests.support import run_python
 
 
 @pytest.fixture
@@ -121,6 +122,57 @@ def test_what_a_killed_writer_had_half_done_is_rolled_back(open_store: Any, path
     report, contents = salvaged(open_store, path, new)
     assert contents == {b"durable": b"1", b"in memory": b"2"}
     assert report.ok
+
+
+IDENTITY = {"boot id": 0, "device": 16, "inode": 24, "birth time": 32, "generation": 40, "mounting": 48}
+
+
+def leave_a_future(path: Path) -> None:
+    """A store whose only writer was killed in this boot, with something that is in the memory alone."""
+    run_python(
+        """
+        import os, sys, mmkv
+        db = mmkv.open(sys.argv[1], sync="manual", shards=1)
+        db[b"k"] = b"durable"
+        db.sync()
+        db[b"k"] = b"in memory"
+        os._exit(0)
+        """,
+        path,
+    )
+
+
+@pytest.mark.parametrize("part", IDENTITY)
+def test_the_memory_counts_only_where_all_of_the_identity_matches(
+    open_store: Any, path: Path, new: Path, part: str
+) -> None:
+    """As for the engine: a file that was deleted and put back may have the inode number of the one before."""
+    leave_a_future(path)
+    at = damage.CONTROL + IDENTITY[part]
+    known = any(path.read_bytes()[at : at + 8])
+    damage.flip(path, at, 0)
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == {b"k": b"durable" if known or part != "mounting" else b"in memory"}
+
+
+def test_a_mounting_that_is_not_known_matches(open_store: Any, path: Path, new: Path) -> None:
+    leave_a_future(path)
+    damage.write(path, damage.CONTROL + IDENTITY["mounting"], bytes(8))
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == {b"k": b"in memory"}
+
+
+def test_a_copy_in_the_place_of_the_file_is_its_checkpoint(open_store: Any, path: Path, new: Path) -> None:
+    """Also where the file system gives it the inode number of the deleted one."""
+    leave_a_future(path)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == {b"k": b"durable"}
 
 
 def test_pages_that_cannot_be_read_are_passed_over(
