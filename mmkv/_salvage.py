@@ -20,6 +20,7 @@ import os
 import secrets
 import stat
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
@@ -46,8 +47,12 @@ SLOT = struct.Struct("<8sQQQQ80xQQ")
 ZONE = struct.Struct("<QQIIQ")
 EXTENT = struct.Struct("<QQIHBBQ")
 CHUNK_HEADER = struct.Struct("<40xHBBI")
+ENTRY = struct.Struct("<QQ")
+TRANSACTION = struct.Struct("<8sQII")
+SEGMENT = struct.Struct("<QQII")
 FLOCK = struct.Struct("@hhqqi4x")
 PIECE = 1 << 20
+LOG_ENTRIES = 351
 BATCH_BYTES, BATCH_RECORDS = 1 << 20, 1000
 
 
@@ -108,6 +113,7 @@ class _Source:
         self.path = path
         self.problems: list[Problem] = []
         self.restored: dict[int, int] = {}  # words that a rollback of killed writers would restore
+        self.restored_at: list[int] = []  # where they are, in order
         self.unreadable: set[int] = set()  # pages
         self.quiet = False  # a walk that is not the first tells nothing twice
         self.unsure = 0  # damaged epoch words
@@ -139,11 +145,12 @@ class _Source:
         except OSError as error:
             data = self._read_around(offset, length, error)
         data += bytes(length - len(data))
-        if self.restored:
+        first = bisect_left(self.restored_at, offset)
+        last = bisect_right(self.restored_at, offset + length - 8, first)
+        if first < last:
             changed = bytearray(data)
-            for at, old in self.restored.items():
-                if offset <= at <= offset + length - 8:
-                    struct.pack_into("<Q", changed, at - offset, old)
+            for at in self.restored_at[first:last]:
+                struct.pack_into("<Q", changed, at - offset, self.restored[at])
             data = bytes(changed)
         return data
 
@@ -268,14 +275,51 @@ class _Source:
 
     def _roll_back(self) -> None:
         # Killed writers' undo logs, read as a writer that comes would roll them back.
-        size, at_log = layout()["fmt_shard"], layout()["fmt_shard.log"]
+        restored: dict[int, int] = {}
+        room = self.size // ENTRY.size  # logs do not overlap: all of them together are no longer than the file
         for shard in range(self.shards):
-            at = SHARDS + shard * size + at_log
-            count = self.u64(at)
-            entries = struct.unpack(f"<{2 * count}Q", self.read(at + 16, 16 * count)) if count <= 351 else ()
-            for i in range(len(entries) - 2, -1, -2):
-                if entries[i] % 8 == 0 and CONTROL <= entries[i] < self.size:
-                    self.restored[entries[i]] = entries[i + 1]
+            at = SHARDS + shard * layout()["fmt_shard"] + layout()["fmt_shard.log"]
+            log = self._log(shard, at)
+            whole = log is not None and log[1] <= room
+            if log is not None and whole:
+                room -= log[1]
+                for word, old in self._entries(*log):
+                    if word % 8 == 0 and CONTROL <= word <= self.size - 8:
+                        restored[word] = old
+                    else:
+                        whole = False
+            if not whole:
+                text = f"a killed writer's log is damaged: shard {shard} may have something that was half done"
+                self.tell("operation", None, at, text)
+        self.restored, self.restored_at = restored, sorted(restored)
+
+    def _entries(self, start: int, count: int) -> Iterator[tuple[int, int]]:
+        # Of an undo log: words and what they were, the last one first.
+        while count:
+            first = max(0, count - PIECE // ENTRY.size)
+            data = self.read(start + ENTRY.size * first, ENTRY.size * (count - first))
+            count = first
+            yield from reversed(list(ENTRY.iter_unpack(data))) if any(data) else [(0, 0)]
+
+    def _log(self, shard: int, at: int) -> tuple[int, int] | None:
+        # Where the entries of a shard's undo log begin, and how many there are; None if it is damaged. While a
+        # transaction is under way that log is a segment of its, and once it is committed there is nothing to undo.
+        count, transaction = struct.unpack("<QQ", self.read(at, 16))
+        if not transaction:
+            return (at + 16, count) if count <= LOG_ENTRIES else None
+        number = transaction % PAGE
+        begin = transaction - number
+        if not self.start <= begin <= self.size - PAGE:
+            return None
+        magic, committed, words, segments = TRANSACTION.unpack(self.read(begin, TRANSACTION.size))
+        segments_at = begin + TRANSACTION.size + 8 * words
+        if magic != b"mmkvTRAN" or number >= segments or segments_at + SEGMENT.size * segments > self.size:
+            return None
+        count, entries, capacity, owner = SEGMENT.unpack(self.read(segments_at + SEGMENT.size * number, SEGMENT.size))
+        fits = entries % 8 == 0 and begin + entries + ENTRY.size * capacity <= self.size and count <= capacity
+        if not fits or owner != shard:
+            return None
+        return begin + entries, 0 if committed else count
 
     def _zones(self) -> None:
         # Each entry that holds is believed, whatever its neighbours say.

@@ -162,8 +162,11 @@ def words_at(path: Path, record: int) -> int:
     return extent.offset + epochs_at(blocks) + 16 * ((record - extent.offset - blocks_at(blocks)) // size)
 
 
-def leave_half_done(path: Path) -> None:
-    """A store whose only writer was killed in this boot, its last put in the undo log as if it had not committed."""
+def leave_half_done(path: Path) -> tuple[int, ...]:
+    """A store whose only writer was killed in this boot, its last put in the undo log as if it had not committed.
+
+    Returns the entries of that log.
+    """
     run_python(
         """
         import os, sys, mmkv
@@ -180,5 +183,23 @@ def leave_half_done(path: Path) -> None:
     with open(path, "rb") as file:
         file.seek(SHARDS + 96)
         epoch = struct.unpack("<Q", file.read(8))[0]
-    log = (2, 0, SHARDS + 104 + 8 * (epoch & 1), 2, born, 0)  # two entries: the shard's count, the record's birth
-    write(path, SHARDS + 2560, struct.pack("<6Q", *log))
+    log = (SHARDS + 104 + 8 * (epoch & 1), 2, born, 0)  # two entries: the shard's count, the record's birth
+    write(path, SHARDS + 2560, struct.pack("<6Q", 2, 0, *log))
+    return log
+
+
+def leave_in_transaction(path: Path, *, committed: bool) -> int:
+    """The same, in a transaction: the second segment of two, with two words before them. Returns its offset."""
+    log = leave_half_done(path)
+    contents = read_current(path)
+    zone = next(zone for zone in contents.zones if zone.kind == 1)
+    page = zone.pages - 1
+    offset = zone.offset + page * PAGE
+    assert all(extent.offset + extent.pages * PAGE <= offset for extent in contents.extents), "a free page"
+    write(path, zone.offset + zone.descriptors + 32 * page, struct.pack("<QQI", 0, (1 << 64) - 1, 1))
+    header = struct.pack("<8sQIIQQ", b"mmkvTRAN", committed, 2, 2, 0, 0)
+    segments = struct.pack("<QQIIQQII", 9, 88, 9, 1, 2, 96, 2, 0)
+    write(path, offset, header + segments + bytes(8) + struct.pack("<4Q", *log))
+    write(path, SHARDS + 8, struct.pack("<Q", 1))  # its version
+    write(path, SHARDS + 2560, struct.pack("<QQ", 0, offset + 1))
+    return offset

@@ -14,7 +14,8 @@ import pytest
 import mmkv
 from tests.corrupt import damage
 from tests.format.reader import SHARDS, read_current, stamp
-from tests.support import run_python
+from tests.processes.live import looking_at, stop_where
+from tests.support import Child, run_python
 
 
 @pytest.fixture
@@ -122,6 +123,89 @@ def test_what_a_killed_writer_had_half_done_is_rolled_back(open_store: Any, path
     report, contents = salvaged(open_store, path, new)
     assert contents == {b"durable": b"1", b"in memory": b"2"}
     assert report.ok
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_transaction_of_a_killed_writer_is_rolled_back_or_has_happened(
+    open_store: Any, path: Path, new: Path, committed: bool
+) -> None:
+    damage.leave_in_transaction(path, committed=committed)
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == {b"durable": b"1", b"in memory": b"2"} | ({b"half done": b"3"} if committed else {})
+    if committed:  # else the index is lacking in the log
+        with mmkv.open(path, "w") as db:
+            assert dict(db) == contents, "and so it is for who opens the file"
+
+
+WHERE_NOT = 1 << 40
+NOT_A_TRANSACTION: dict[str, tuple[int, bytes]] = {
+    # what is wrong, where (negative: in the shard's log), and with what
+    "elsewhere": (-8, struct.pack("<Q", 0x30000)),
+    "beyond the file": (-8, struct.pack("<Q", WHERE_NOT)),
+    "beyond all files": (-8, struct.pack("<Q", (1 << 64) - 1)),
+    "no magic": (0, b"M"),
+    "more words than there is room for": (16, b"\xff" * 4),
+    "more segments than there is room for": (20, b"\xff" * 4),
+    "no such segment": (20, struct.pack("<I", 1)),
+    "the segment of another shard": (40 + 24 + 20, struct.pack("<I", 1)),
+    "more entries than the segment has": (40 + 24, struct.pack("<Q", 3)),
+    "entries at no word": (40 + 24 + 8, struct.pack("<Q", 97)),
+    "entries beyond the file": (40 + 24 + 8, struct.pack("<Q", WHERE_NOT)),
+    "entries beyond all files": (40 + 24 + 8, struct.pack("<Q", (1 << 64) - 8)),
+    "a segment larger than the file": (40 + 24, struct.pack("<QQI", (1 << 32) - 1, 96, (1 << 32) - 1)),
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_A_TRANSACTION)
+def test_a_transaction_that_is_not_there_is_told(open_store: Any, path: Path, new: Path, wrong: str) -> None:
+    offset = damage.leave_in_transaction(path, committed=False)
+    at, data = NOT_A_TRANSACTION[wrong]
+    damage.write(path, at + (offset if at >= 0 else SHARDS + 2560 + 16), data)
+    report, contents = salvaged(open_store, path, new)
+    assert [(error.kind, error.key, error.offset) for error in report.errors] == [("operation", None, SHARDS + 2560)]
+    assert contents == {b"durable": b"1", b"in memory": b"2", b"half done": b"3"}
+
+
+@pytest.mark.parametrize("bad", [0, 0x3000 + 4, WHERE_NOT, (1 << 64) - 8])
+def test_an_entry_of_a_log_that_names_no_word_is_told_and_passed_over(
+    open_store: Any, path: Path, new: Path, bad: int
+) -> None:
+    offset = damage.leave_in_transaction(path, committed=False)
+    damage.write(path, offset + 96 + 16, struct.pack("<Q", bad))
+    report, contents = salvaged(open_store, path, new)
+    assert [error.offset for error in report.errors if error.kind == "operation"] == [SHARDS + 2560]
+    assert contents == {b"durable": b"1", b"in memory": b"2", b"half done": b"3"}
+
+
+COMMITTER = """
+import sys, mmkv
+keys = [b"key %d" % i for i in range(1000)]
+with mmkv.open(sys.argv[1], sync="manual") as db:
+    print("ready")
+    i = 0
+    while i := i + 1:
+        with db.transaction() as t:
+            t.update(dict.fromkeys(keys, b"%d" % i))
+"""
+
+
+def test_no_half_of_a_transaction_is_taken_whenever_its_writer_was_killed(
+    open_store: Any, path: Path, new: Path
+) -> None:
+    with mmkv.open(path, shards=4) as db:
+        db.update((b"key %d" % i, b"0") for i in range(1000))
+    with Child(COMMITTER, path) as child, looking_at(path) as live:
+        pid = child.process.pid
+        assert child.line() == "ready"
+        stop_where(pid, lambda: 1 < len(live.held(pid, odd=True)) < 4)
+        child.kill()
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert len(contents) == 1000
+    assert len(set(contents.values())) == 1, "a transaction half happened"
+    with mmkv.open(path, "w", sync="manual") as db:
+        assert dict(db) == contents
 
 
 IDENTITY = {"boot id": 0, "device": 16, "inode": 24, "birth time": 32, "generation": 40, "mounting": 48}
