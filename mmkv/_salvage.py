@@ -234,7 +234,7 @@ class _Source:
             magic, epoch, length, count, _, checksum, clean = SLOT.unpack(raw)
             if magic == b"mmkvCKPT" and xxh3(raw[:120], self.seed ^ at) == checksum and 1 <= epoch < EPOCH:
                 slots.append((epoch, -at, length, count, clean == _stamp(epoch, at + 128)))
-            elif any(magic) or not any(raw):  # without a magic, its writer died at it
+            elif any(magic) or not any(raw[:128]):  # without a magic, its writer died at it, or its flush failed
                 torn.append(at)
         control = self.read(CONTROL, PAGE)
         now, durable, _, marked = struct.unpack_from("<QQQI", control, 64)
@@ -250,11 +250,11 @@ class _Source:
             self._roll_back()
         elif marked == 1 and newest < durable < EPOCH:
             self.epoch = durable
-        elif torn:
+        elif torn or not slots:
             self.epoch, self.expected, self.limit = EPOCH, None, self.size
             if newest != 1:
                 text = "which checkpoint was the last is not known: of each key the youngest record is taken"
-                self.tell("slot", None, torn[0], text)
+                self.tell("slot", None, (torn or SLOTS)[0], text)
             return
         else:
             return

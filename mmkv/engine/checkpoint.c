@@ -360,7 +360,9 @@ static int checkpoint_led(mmkv_store *s, uint64_t *epoch)
     if ((rc = flush_heap(s, slot.file_length, zones, written < ONE_RANGE_MAX))) return rc;
     int which = slot_valid(s, 0) && slot_of(s, 0)->epoch == load(&control->durable);
     if ((rc = slot_write(s, which, &slot))) {
-        memset(slot_of(s, which), 0, sizeof slot); /* nor may the next open go to a checkpoint that was refused */
+        /* Nor may the next open go to a checkpoint that was refused. As in slot_write only the magic goes: all zeros would be
+         * a page that was lost. */
+        memset(slot_of(s, which)->magic, 0, sizeof slot.magic);
         return rc;
     }
     store_release(&control->durable, e); /* pairs with the loads that decide on reuse */

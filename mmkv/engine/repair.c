@@ -50,7 +50,8 @@ int repair_superblock(int fd, struct repair *repair)
 
 /* ---- the state to go back to ---- */
 
-/* Not one whose writer died at it, which has no magic. (A new store's slot B is zeros, until there are records.) */
+/* Not one whose writer died at it, or whose flush failed, which has no magic. (A new store's slot B is zeros, until there are
+ * records.) */
 static bool slot_damaged(const mmkv_store *s, int which)
 {
     static const struct fmt_slot none;

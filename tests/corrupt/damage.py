@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import struct
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import mmkv
+from tests import shim
 from tests.format.reader import (
     ALLOCATOR,
     CHUNK,
@@ -203,3 +205,30 @@ def leave_in_transaction(path: Path, *, committed: bool) -> int:
     write(path, SHARDS + 8, struct.pack("<Q", 1))  # its version
     write(path, SHARDS + 2560, struct.pack("<QQ", 0, offset + 1))
     return offset
+
+
+def leave_a_failed_slot(path: Path, library: Path) -> dict[bytes, bytes]:
+    """A store whose last checkpoint failed at the flush of its slot, left by all; returns what the one before holds."""
+    run_python(
+        shim.PRELUDE
+        + textwrap.dedent(
+            """
+            db = mmkv.open(sys.argv[1], shards=1, sync="manual")
+            db.update((b"%d" % i, b"durable") for i in range(100))
+            db.sync()
+            db[b"both slots"] = b"are in use"
+            db.sync()
+            db.delete_many(b"%d" % i for i in range(10))
+            db.update((b"%d" % i, b"of a lost future") for i in range(10, 20))
+            plan(2, "f")  # the heap, the slot
+            try:
+                db.sync()
+            except OSError:
+                os._exit(0)
+            """
+        ),
+        path,
+        environment={"LD_PRELOAD": str(library)},
+    )
+    assert [path.read_bytes()[at : at + 8] for at in SLOTS].count(bytes(8)) == 1
+    return {b"%d" % i: b"durable" for i in range(100)} | {b"both slots": b"are in use"}

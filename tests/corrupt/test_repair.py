@@ -117,6 +117,13 @@ def test_the_newer_slot_of_a_closed_store_can_be_made_anew(
     assert contents == model
 
 
+def test_a_slot_whose_flush_failed_is_not_damaged(open_store: Any, path: Path, library: Path) -> None:
+    model = damage.leave_a_failed_slot(path, library)
+    report, contents = repaired(open_store, path)
+    assert report.ok
+    assert contents == model
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_a_zone_entry_is_made_anew_from_its_neighbours(
     open_store: Any, path: Path, rng: random.Random, clean: bool

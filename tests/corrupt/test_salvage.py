@@ -259,6 +259,36 @@ def test_a_copy_in_the_place_of_the_file_is_its_checkpoint(open_store: Any, path
     assert contents == {b"k": b"durable"}
 
 
+def test_a_slot_whose_flush_failed_is_not_damaged(open_store: Any, path: Path, new: Path, library: Path) -> None:
+    """What the checkpoint before holds is what all were promised: nothing of the one that failed may be taken."""
+    model = damage.leave_a_failed_slot(path, library)
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == model
+    new.unlink()
+    with mmkv.open(path, "w", sync="close") as db:  # recovers, and has nothing to write into that slot
+        assert dict(db) == model
+    report, contents = salvaged(open_store, path, new)
+    assert report.ok
+    assert contents == model
+
+
+def test_without_any_slot_the_youngest_records_are_taken(open_store: Any, path: Path, new: Path) -> None:
+    """Also where both look as if they were being written."""
+    with open_store() as db:
+        db.update({b"a": b"1", b"b": b"2"})
+        db.sync()
+        db[b"a"] = b"3"
+        db.sync()
+    for at in damage.SLOTS:
+        damage.write(path, at, bytes(8))
+    damage.forget_the_boot(path)
+    damage.write(path, damage.CONTROL + 88, bytes(4))
+    report, contents = salvaged(open_store, path, new)
+    assert "slot" in kinds(report)
+    assert contents == {b"a": b"3", b"b": b"2"}
+
+
 def test_pages_that_cannot_be_read_are_passed_over(
     open_store: Any, path: Path, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
