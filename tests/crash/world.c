@@ -256,6 +256,15 @@ static bool marked(mmkv_store *s)
     return false;
 }
 
+/* What a commit compares: bytes, of which short values of two versions may have the same. */
+static bool same_value(uint32_t k, int a, int b)
+{
+    static uint8_t of_a[VALUE_MAX], of_b[VALUE_MAX];
+    if (!a || !b) return a == b;
+    size_t length = make_value(k, a, of_a);
+    return make_value(k, b, of_b) == length && !memcmp(of_a, of_b, length);
+}
+
 void world_notice(struct world *w)
 {
     for (uint32_t h = 0; h < HANDLES; h++) {
@@ -263,7 +272,7 @@ void world_notice(struct world *w)
         if (!t->under_way || t->happened || !marked(w->handle[h])) continue;
         t->happened = true;
         for (uint32_t i = 0; i < t->reads; i++)
-            if (w->now.version[t->read[i]] != t->seen[i]) wrong(w, "commit: key %u has been changed since it was read", t->read[i]);
+            if (!same_value(t->read[i], w->now.version[t->read[i]], t->seen[i])) wrong(w, "commit: key %u has been changed since it was read", t->read[i]);
         changed(w, epoch_of(w->handle[h]));
         for (uint32_t i = 0; i < t->writes; i++) change(w, t->write[i], t->version[i]);
     }
