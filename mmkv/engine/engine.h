@@ -228,6 +228,7 @@ int os_random(void *buffer, size_t length);
 typedef void (*os_fault_handler)(int number, siginfo_t *info, void *context);
 void os_catch_faults(os_fault_handler handler, struct sigaction *before);
 void os_die_of_fault(bool sent);
+bool os_readable(const void *p);
 void os_at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
 uint64_t os_map_page_size(void);
 

@@ -12,7 +12,8 @@
  *
  * All other faults go to the handlers that were there before ours, newest first. One of them may be Python's faulthandler,
  * which puts back what it had found (perhaps ours), reports, and raises the signal again: whoever is asked the second time
- * for one fault is the next older one, and at the end the system's default. */
+ * for one fault is the next older one, and at the end the system's default. Others mend the page, or leave by a jump; what
+ * comes then is another fault. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -30,35 +31,41 @@ static struct sigaction before[BEFORE_MAX];          /* oldest first; only added
 static _Atomic uint32_t before_count;
 static pthread_mutex_t before_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-/* Of the last fault of this thread that was passed on: where, how far down the list, and are we in a handler of it? */
-static FAULT_LOCAL const void *passed_at;
-static FAULT_LOCAL uint32_t passed, passing;
+/* Of this thread: where the last fault was that a handler returned from without mending it, how far down the list that was,
+ * and the frame below which a handler is at work. Of one that left by a jump that frame is still known; but the frames of a
+ * later fault are not below it, or at least the signal is not sent. */
+static FAULT_LOCAL const void *passed_at, *passing;
+static FAULT_LOCAL uint32_t passed;
+
+static inline bool sent_by_handler(const siginfo_t *info, const void *frame)
+{
+    return passing && info->si_code <= 0 && (uintptr_t)frame < (uintptr_t)passing;
+}
 
 /* Asked again for the same address, whoever was asked last has not mended it. */
-static void pass_on(int number, siginfo_t *info, void *context)
+static void pass_on(int number, siginfo_t *info, void *context, const void *frame)
 {
-    bool sent = info->si_code <= 0;
-    const void *p = sent ? NULL : info->si_addr;
-    passed = passing || (p && p == passed_at) ? passed + 1 : 0;
-    passed_at = p;
+    bool sent = info->si_code <= 0, nested = sent_by_handler(info, frame);
+    const void *p = sent ? NULL : info->si_addr, *outer = nested ? passing : NULL;
+    passed = nested || (p && p == passed_at) ? passed + 1 : 0;
+    passed_at = NULL;
     uint32_t count = atomic_load_explicit(&before_count, memory_order_acquire);
     const struct sigaction *next = passed < count ? &before[count - 1 - passed] : NULL;
-    if (next && next->sa_flags & SA_SIGINFO) {
-        passing++;
-        next->sa_sigaction(number, info, context);
-        passing--;
-    } else if (next && next->sa_handler != SIG_IGN) {
-        passing++;
-        next->sa_handler(number);
-        passing--;
-    } else if (!next || !sent) {
-        os_die_of_fault(sent);
+    if (!next || (next->sa_handler == SIG_IGN && !(next->sa_flags & SA_SIGINFO))) {
+        if (!next || !sent) os_die_of_fault(sent);
+        return;
     }
+    passing = frame;
+    if (next->sa_flags & SA_SIGINFO) next->sa_sigaction(number, info, context);
+    else next->sa_handler(number);
+    passing = outer;
+    if (p && !os_readable(p)) passed_at = p;
 }
 
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     struct guard *g = guard_top;
+    const void *frame = __builtin_frame_address(0);
     uint64_t offset;
     if (g && info->si_code > 0 && (map_holds(g->s, info->si_addr, &offset) || handle_control(g->s, info->si_addr, &offset))) {
         g->fault = offset;
@@ -70,8 +77,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
     }
     /* Sent by this thread, in a guard: by a handler that was put before ours, did not know better, and has gone. The fault
      * repeats when it returns, and comes here. */
-    if (g && !passing && info->si_code == SI_TKILL && info->si_pid == (pid_t)os_pid()) return;
-    pass_on(number, info, context);
+    if (g && !sent_by_handler(info, frame) && info->si_code == SI_TKILL && info->si_pid == (pid_t)os_pid()) return;
+    pass_on(number, info, context, frame);
 }
 
 /* Install the handler, or put it first again: others come and go after us. */

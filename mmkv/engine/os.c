@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -669,6 +670,17 @@ void os_catch_faults(os_fault_handler handler, struct sigaction *before)
     if (!sigaction(SIGBUS, NULL, before) && before->sa_flags & SA_SIGINFO && before->sa_sigaction == handler) return;
     sigemptyset(&ours.sa_mask);
     sigaction(SIGBUS, &ours, before);
+}
+
+/* Without a fault if not. */
+bool os_readable(const void *p)
+{
+    char byte;
+    struct iovec here = { .iov_base = &byte, .iov_len = 1 }, there = { .iov_base = (void *)(uintptr_t)p, .iov_len = 1 };
+    int kept = errno;
+    bool readable = process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 1;
+    errno = kept;
+    return readable;
 }
 
 /* What the system does when nobody handles it. A fault repeats by itself when the handler returns. */
