@@ -108,7 +108,7 @@ int attach_unlock(mmkv_store *s)
     return rc;
 }
 
-static bool belongs(const struct fmt_control *c, const struct identity *i)
+static bool identity_is(const struct fmt_control *c, const struct identity *i)
 {
     static const uint8_t none[16];
     return memcmp(i->boot_id, none, 16) && !memcmp(c->boot_id, i->boot_id, 16) && c->device == i->device && c->inode == i->inode
@@ -116,7 +116,7 @@ static bool belongs(const struct fmt_control *c, const struct identity *i)
         && (c->mounting == i->mounting || !c->mounting || !i->mounting) && !c->failed;
 }
 
-static bool same_identity(const mmkv_store *s) { return belongs(control_of(s), &s->identity); }
+static bool same_identity(const mmkv_store *s) { return identity_is(control_of(s), &s->identity); }
 
 int mmkv_same_memory(int fd, const void *control, int *same)
 {
@@ -124,7 +124,7 @@ int mmkv_same_memory(int fd, const void *control, int *same)
     struct identity identity;
     int rc = os_identity(fd, &identity);
     memcpy(&copy, control, sizeof copy);
-    *same = !rc && belongs(&copy, &identity);
+    *same = !rc && identity_is(&copy, &identity);
     return rc;
 }
 
