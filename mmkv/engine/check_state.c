@@ -25,13 +25,17 @@ static void look_at_slots(struct check *k)
     if (newest < 0) return;
     const struct fmt_slot *slot = slot_of(s, newest);
     uint64_t end = zones_end(s);
-    if (c->durable > slot->epoch || c->epoch <= slot->epoch) note(k, "control", NULL, 0, FMT_CONTROL_AT, "the epochs contradict the checkpoint");
-    if (c->file_length < end) note(k, "control", NULL, 0, FMT_CONTROL_AT, "the length of the file is less than that of its zones");
-    if (c->failed && slot_clean(s, newest)) note(k, "control", NULL, 0, FMT_CONTROL_AT, "a flush that failed is remembered in a clean file");
+    atomic_thread_fence(memory_order_acquire); /* who adds a zone has made the file longer before (pairs with `begin` in grow) */
+    uint64_t durable = load(&c->durable), epoch = load(&c->epoch);
+    uint32_t clean = load32(&c->clean);
+    if (durable > slot->epoch || epoch <= slot->epoch) note(k, "control", NULL, 0, FMT_CONTROL_AT, "the epochs contradict the checkpoint");
+    if (load(&c->file_length) < end) note(k, "control", NULL, 0, FMT_CONTROL_AT, "the length of the file is less than that of its zones");
+    if (load32(&c->failed) && slot_clean(s, newest))
+        note(k, "control", NULL, 0, FMT_CONTROL_AT, "a flush that failed is remembered in a clean file");
     /* One who was killed while he took the mark back has written nothing yet. */
-    if (c->clean > 1 || (c->clean && !slot_clean(s, newest) && checkpoint_wanted(s)))
+    if (clean > 1 || (clean && !slot_clean(s, newest) && checkpoint_wanted(s)))
         note(k, "control", NULL, 0, FMT_CONTROL_AT, "the store takes its file for clean, which does not say so");
-    if (slot_clean(s, newest) && (c->durable != slot->epoch || c->epoch != slot->epoch + 1 || slot->file_length != end))
+    if (slot_clean(s, newest) && (durable != slot->epoch || epoch != slot->epoch + 1 || slot->file_length != end))
         note(k, "control", NULL, 0, FMT_CONTROL_AT, "a clean file contradicts its checkpoint");
 }
 
