@@ -122,7 +122,7 @@ struct fmt_process {
     uint32_t state;            /* 0 free, 1 in use */
     uint32_t incarnation;      /* grows each time the slot is handed out */
     uint64_t pid;              /* for people; nothing relies on it */
-    uint64_t start_ns;
+    uint64_t start_ns;         /* its low 32 bits are random: part of the handle's name */
     uint64_t reserved_extent[4]; /* extents of large values being filled, or of transactions: offset, + FMT_RESERVED_TRANSACTION
                                     if it is one; 0 = none, 1 = word in use */
     uint64_t reserved;

@@ -97,6 +97,37 @@ def test_what_cannot_be_mapped_is_no_damage(shim: Path, tmp_path: Path, mode: st
     assert calls.count("0") < len(calls), "no read had to map anything"
 
 
+MOVING = """
+import ctypes, errno, resource, sys
+import mmkv
+path = sys.argv[1]
+shim = ctypes.CDLL(None)
+limits = resource.getrlimit(resource.RLIMIT_AS)
+with mmkv.open(path) as writer:
+    writer[b"k"] = b"v"
+    used = int(open("/proc/self/statm").read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), limits[1]))
+    other = mmkv.open(path)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    writer[b"large"] = bytes(70 << 20)
+    shim.shim_arm(b"mmap", 0, errno.ENOMEM)
+    try:
+        other.get(b"large")
+    except MemoryError:
+        print("failed")
+    shim.shim_arm(b"", 0, 0)
+    assert other[b"large"] == bytes(70 << 20)
+    assert other[b"k"] == b"v"
+    assert other.verify().ok
+    other.close()
+"""
+
+
+def test_a_map_that_cannot_be_moved_is_moved_later(shim: Path, tmp_path: Path) -> None:
+    """Address space is reserved elsewhere, but the file cannot be mapped there: all of it is, when that goes again."""
+    assert run_shimmed(shim, "-c", MOVING, tmp_path / "store.mmkv") == "failed"
+
+
 DELETING = """
 import ctypes, errno, itertools, os, sys
 import mmkv, xxhash

@@ -12,14 +12,27 @@ from typing import Any
 import pytest
 
 import mmkv
-from tests.small_map import ENOUGH_TO_MOVE, open_small
 from tests.support import Child, check_file, run_python
 
+MIB = 1 << 20
+ENOUGH_TO_MOVE = 70 * MIB
+"""A value that does not fit what a store of `open_small` has reserved."""
 GROW = """
 import sys, mmkv
 with mmkv.open(sys.argv[1], "w") as db:
     db[b"large"] = bytes(int(sys.argv[2]))
 """
+
+
+def open_small(path: Path, **options: Any) -> mmkv.Store:
+    """Open a store as where address space is scarce: it reserves 64 MiB, and moves when that is used up."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * MIB, limits[1]))
+    try:
+        return mmkv.open(path, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def maps_of(path: Path) -> int:
