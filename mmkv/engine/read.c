@@ -89,7 +89,7 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
 {
     uint32_t shard = fmt_shard_of(hash, s->shard_bits);
     struct fmt_shard *sh = shard_of(s, shard);
-    uint64_t version, started = 0, entered = 0;
+    uint64_t version, started = 0, entered = 0, known = 0; /* known: how much was mapped before this look, if it is not the first */
     struct seal seal;
     int rc;
     if (key_length > FMT_KEY_MAX) return MMKV_NOT_FOUND;
@@ -105,10 +105,11 @@ static inline __attribute__((always_inline)) int read_value(mmkv_store *s, uint6
             if (unlikely(s->shared_control != NULL) && shard_stale(s)) return MMKV_STALE;
             if (likely(read_valid(&sh->l, version)) || (!rc && still_there(s, sh, hash, key, key_length, p, *link))) {
                 if (unlikely(rc == MMKV_CORRUPT)) { /* what others added may only not have been mapped */
-                    uint64_t before = atomic_load_explicit(&s->mapped, memory_order_acquire);
                     if ((rc = map_all(s))) return rc;
-                    if (atomic_load_explicit(&s->mapped, memory_order_acquire) != before) continue;
-                    return record_damaged(s, p->record, NULL, 0);
+                    uint64_t mapped = atomic_load_explicit(&s->mapped, memory_order_acquire);
+                    if (mapped == known) return record_damaged(s, p->record, NULL, 0);
+                    known = mapped;
+                    continue;
                 }
                 if (likely(!reads_checked(s)) || !value_length) return rc;
                 if (rc == MMKV_SHORT || (!rc && same && !*same)) {

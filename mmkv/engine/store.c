@@ -39,11 +39,22 @@ static uint64_t zones_start_for(uint32_t shards)
     return (shard_at(shards) + FMT_ZONE_ALIGN - 1) / FMT_ZONE_ALIGN * FMT_ZONE_ALIGN;
 }
 
+union new_page { struct fmt_superblock super; struct fmt_slot slot; struct fmt_control control; uint8_t bytes[FMT_PAGE]; };
+
+static void new_control(union new_page *page, uint64_t length)
+{
+    memset(page, 0, sizeof *page);
+    page->control.epoch = 2;
+    page->control.durable = 1;
+    page->control.file_length = length;
+    page->control.clean = 1;
+}
+
 /* Make an empty file a store. The superblock is written last, after everything else is on disk (R21): a file with a
- * zero first page is no store yet. */
+ * zero first page, and nothing else than this writes, is no store yet. */
 static int format_file(int fd, uint32_t shards)
 {
-    union { struct fmt_superblock super; struct fmt_slot slot; struct fmt_control control; uint8_t bytes[FMT_PAGE]; } page;
+    union new_page page;
     uint64_t start = zones_start_for(shards), seed;
     int rc = os_no_copy_on_write(fd);
     if (rc || (rc = os_allocate(fd, 0, start)) || (rc = os_random(&seed, sizeof seed))) return rc;
@@ -55,11 +66,7 @@ static int format_file(int fd, uint32_t shards)
     page.slot.checksum = engine_hash(&page, offsetof(struct fmt_slot, checksum), seed ^ FMT_SLOT_A_AT);
     page.slot.clean = fmt_stamp(1, FMT_SLOT_A_AT + offsetof(struct fmt_slot, clean));
     if ((rc = os_write(fd, &page, sizeof page, FMT_SLOT_A_AT))) return rc;
-    memset(&page, 0, sizeof page);
-    page.control.epoch = 2;
-    page.control.durable = 1;
-    page.control.file_length = start;
-    page.control.clean = 1;
+    new_control(&page, start);
     if ((rc = os_write(fd, &page, sizeof page, FMT_CONTROL_AT))) return rc;
     memset(&page, 0, sizeof page);
     memcpy(page.super.magic, FMT_MAGIC, 8);
@@ -94,21 +101,22 @@ static int create(const char *path, const mmkv_options *o, uint32_t shards, bool
 }
 
 /* Is the file empty, or what an interrupted format_file leaves: nothing but zeros and the three pages it writes first?
- * Anything else is somebody's file. */
-static int formatting_may_begin(int fd, bool *may)
+ * Anything else is somebody's file, or was a store. */
+static int is_unfinished(int fd, bool *unfinished)
 {
     static const uint8_t zeros[FMT_PAGE];
-    uint8_t page[FMT_PAGE];
+    union new_page page, control;
     uint64_t length;
     size_t n;
     int rc = os_length(fd, &length);
-    *may = !rc && length <= zones_start_for(FMT_SHARDS_MAX);
-    for (uint64_t offset = 0; !rc && *may && offset < length; offset += FMT_PAGE) {
-        if ((rc = os_read(fd, page, sizeof page, offset, &n))) break;
-        bool ours = (offset == FMT_SLOT_A_AT && !memcmp(page, FMT_SLOT_MAGIC, 8))
-                 || (offset == FMT_SUPERBLOCK_COPY_AT && !memcmp(page, FMT_MAGIC, 8))
-                 || (offset == FMT_CONTROL_AT && page[offsetof(struct fmt_control, epoch)] == 2);
-        *may = n == FMT_PAGE && (ours || !memcmp(page, zeros, n));
+    *unfinished = !rc && length <= zones_start_for(FMT_SHARDS_MAX);
+    for (uint64_t offset = 0; !rc && *unfinished && offset < length; offset += FMT_PAGE) {
+        if ((rc = os_read(fd, &page, sizeof page, offset, &n))) break;
+        new_control(&control, page.control.file_length);
+        bool ours = (offset == FMT_SLOT_A_AT && !memcmp(page.slot.magic, FMT_SLOT_MAGIC, 8) && page.slot.epoch == 1)
+                 || (offset == FMT_SUPERBLOCK_COPY_AT && !memcmp(page.super.magic, FMT_MAGIC, 8))
+                 || (offset == FMT_CONTROL_AT && !memcmp(&page, &control, sizeof page));
+        *unfinished = n == FMT_PAGE && (ours || !memcmp(&page, zeros, n));
     }
     return rc;
 }
@@ -116,25 +124,32 @@ static int formatting_may_begin(int fd, bool *may)
 /* An empty file becomes a store in place. Others may be doing the same. */
 static int format_in_place(mmkv_store *s, uint32_t shards)
 {
-    bool got, may = false;
+    bool got, unfinished = false;
     int fd = s->fd, rc = attach_wait(fd, OS_LOCK_WRITE, s->lock_timeout_ms);
     if (rc) return rc;
-    rc = formatting_may_begin(fd, &may);
-    if (!rc && may) rc = os_set_length(fd, 0);
-    if (!rc && may) rc = format_file(fd, shards);
+    rc = is_unfinished(fd, &unfinished);
+    if (!rc && unfinished) rc = os_set_length(fd, 0);
+    if (!rc && unfinished) rc = format_file(fd, shards);
     int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
     return rc ? rc : rc2;
 }
 
 /* ---- opening ---- */
 
-/* Of a file that begins as no store does: is there the copy of a superblock? */
+static bool has_magic(int fd, uint64_t offset, struct fmt_superblock *b)
+{
+    size_t n;
+    return !os_read(fd, b, sizeof *b, offset, &n) && n == sizeof *b && !memcmp(b->magic, FMT_MAGIC, 8);
+}
+
+/* Of a file that begins as no store does: is there the copy of a superblock that was there once? The superblock is looked
+ * at again in the end: whoever was making the store may have come to it since. */
 static bool superblock_lost(int fd)
 {
     struct fmt_superblock b;
-    size_t n;
-    return !os_read(fd, &b, sizeof b, FMT_SUPERBLOCK_COPY_AT, &n) && n == sizeof b && !memcmp(b.magic, FMT_MAGIC, 8)
-        && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0);
+    bool unfinished;
+    return has_magic(fd, FMT_SUPERBLOCK_COPY_AT, &b) && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0)
+        && !is_unfinished(fd, &unfinished) && !unfinished && !has_magic(fd, FMT_SUPERBLOCK_AT, &b);
 }
 
 /* Is it a store, of a kind we know? Everything a file says is input. */
@@ -187,7 +202,10 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }
-    if (s->repair && (rc = repair_superblock(s->fd, s->repair))) return rc;
+    if (s->repair) {
+        bool unfinished;
+        if ((rc = is_unfinished(s->fd, &unfinished)) || (!unfinished && (rc = repair_superblock(s->fd, s->repair)))) return rc;
+    }
     rc = check_superblock(s);
     if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;
     if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s, shards))) return rc;

@@ -1,0 +1,14 @@
+"""An empty file becomes a store in place: what is half made is no damage, and a death there is in nobody's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.processes.programs import run_program
+
+
+def test_others_wait_and_a_death_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    """Before each write and flush of it; that of the superblock, whose copy is there by then, is one of them."""
+    store = tmp_path / "store"
+    store.touch()
+    assert int(run_program("created.c", store)) >= 6
