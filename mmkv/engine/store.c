@@ -142,18 +142,17 @@ static bool has_magic(int fd, uint64_t offset, struct fmt_superblock *b)
     return !os_read(fd, b, sizeof *b, offset, &n) && n == sizeof *b && !memcmp(b->magic, FMT_MAGIC, 8);
 }
 
-/* Of a file that begins as no store does: is there the copy of a superblock that was there once? The superblock is looked
- * at again in the end: whoever was making the store may have come to it since. */
+/* Of a file that begins as no store does: is there the copy of a superblock that was there once? */
 static bool superblock_lost(int fd)
 {
     struct fmt_superblock b;
     bool unfinished;
     return has_magic(fd, FMT_SUPERBLOCK_COPY_AT, &b) && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0)
-        && !is_unfinished(fd, &unfinished) && !unfinished && !has_magic(fd, FMT_SUPERBLOCK_AT, &b);
+        && !is_unfinished(fd, &unfinished) && !unfinished;
 }
 
 /* Is it a store, of a kind we know? Everything a file says is input. */
-static int check_superblock(mmkv_store *s)
+static int read_superblock(mmkv_store *s)
 {
     struct fmt_superblock b;
     size_t n;
@@ -182,6 +181,30 @@ static int check_superblock(mmkv_store *s)
     return 0;
 }
 
+/* For a repair. Of what is being made, or was, nothing is a superblock's copy. */
+static int mend_superblock(mmkv_store *s)
+{
+    bool got, unfinished;
+    int rc = attach_wait(s->fd, OS_LOCK_WRITE, s->lock_timeout_ms);
+    if (rc) return rc;
+    if (!(rc = is_unfinished(s->fd, &unfinished)) && !unfinished) rc = repair_superblock(s->fd, s->repair);
+    int rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
+    return rc ? rc : rc2;
+}
+
+/* Somebody may be making a store of an empty file, and then what is read is of several moments, half a superblock too. Before
+ * that is called damage it is read once more, with the lock that whoever makes one has. */
+static int check_superblock(mmkv_store *s)
+{
+    bool got;
+    int rc = read_superblock(s);
+    if (rc != MMKV_CORRUPT && rc != MMKV_VERSION) return rc;
+    if ((rc = attach_wait(s->fd, OS_LOCK_READ, s->lock_timeout_ms))) return rc;
+    rc = read_superblock(s);
+    int rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
+    return rc ? rc : rc2;
+}
+
 static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
 {
     uint32_t shards = o->shards ? o->shards : FMT_SHARDS_DEFAULT;
@@ -202,10 +225,7 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }
-    if (s->repair) {
-        bool unfinished;
-        if ((rc = is_unfinished(s->fd, &unfinished)) || (!unfinished && (rc = repair_superblock(s->fd, s->repair)))) return rc;
-    }
+    if (s->repair && (rc = mend_superblock(s))) return rc;
     rc = check_superblock(s);
     if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;
     if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_in_place(s, shards))) return rc;
