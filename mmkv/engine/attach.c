@@ -416,14 +416,12 @@ int attach_check_place(int fd, bool any_file_system)
     return fail(MMKV_FILE_SYSTEM, 0, "its file system is %s, %s", name, why);
 }
 
-/* s->fd is open and the superblock has been checked. */
+/* s->fd is open, its identity known, and the superblock has been checked. */
 int attach(mmkv_store *s, int mode, bool any_file_system)
 {
     bool there = false;
     uint64_t physical;
     int rc = attach_check_place(s->fd, any_file_system);
-    if (rc) return rc;
-    rc = os_identity(s->fd, &s->identity);
     if (rc) return rc;
     s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;

@@ -225,6 +225,7 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }
+    if ((rc = os_identity(s->fd, &s->identity))) return rc; /* before any lock: abandon() goes by it */
     if (s->repair && (rc = mend_superblock(s))) return rc;
     rc = check_superblock(s);
     if (rc != MMKV_NOT_A_STORE || o->mode != MMKV_MODE_CREATE) return rc;

@@ -12,6 +12,7 @@ enum { DONE = 3, KILLED = 4 };
 static mmkv_options options = { .mode = MMKV_MODE_CREATE, .shards = 2, .permissions = 0600, .lock_timeout_ms = 50 };
 static const char *path;
 static uint32_t step, wanted;
+static int ends[2];              /* of a pipe, which lasts until this step is done with */
 
 /* Somebody opens it, and waits for the one who makes it (runtime.h: for ever), or is told that it is no store. */
 static void meet(int mode, bool may_make)
@@ -25,10 +26,26 @@ static void meet(int mode, bool may_make)
     wrong = "it was not to wait";
 }
 
+/* A child that another thread has forked just now, and that outlives its parent. */
+static void fork_bystander(void)
+{
+    char byte = 0;
+    int there[2];
+    if (pipe(there)) _exit(2);
+    if (fork()) {
+        if (read(there[0], &byte, 1) != 1) _exit(2);
+        return;
+    }
+    close(ends[1]);
+    if (write(there[1], &byte, 1) != 1) _exit(2);
+    _exit((int)read(ends[0], &byte, 1));
+}
+
 static void before_step(void)
 {
     struct rig_hooks kept = rig_hooks;
     if (++step != wanted) return;
+    fork_bystander();
     rig_hooks = (struct rig_hooks){ .store = NULL };
     meet(MMKV_MODE_CREATE, true);
     meet(MMKV_MODE_WRITE, false);
@@ -65,7 +82,7 @@ int main(int argc, char **argv)
     mmkv_set_hash(hash, 0);
     rig_simulate_waiting();
     for (wanted = 1;; wanted++) {
-        if (truncate(path, 0)) return 2;
+        if (truncate(path, 0) || pipe(ends)) return 2;
         pid_t pid = fork();
         if (!pid) _exit(make());
         if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) return 2;
@@ -77,6 +94,7 @@ int main(int argc, char **argv)
             must(mmkv_verify(s, NULL, NULL, NULL, &records));
             must(mmkv_close(s, 1));
         }
+        if (close(ends[0]) || close(ends[1])) return 2;
         if (!wrong) continue;
         printf("what was left before step %u: %s\n", wanted, wrong);
         return 1;
