@@ -72,7 +72,7 @@ struct mmkv_store {
     void *progress_context;
     struct repair *repair;       /* the handle is mmkv_repair's: what it finds is repaired, not trusted */
     struct mmkv_store *next;     /* all handles of this process, for fork */
-    bool ready;                  /* open: before that a forked child has no use for it */
+    bool ready;                  /* open: before that, and from its close on, a forked child has no use for it */
     void *fork_page;             /* prepared for the child while fork is under way */
     uint32_t fork_slot, fork_me;
     int fork_fd;
@@ -688,7 +688,7 @@ int settle_dead(mmkv_store *s, bool all);
 void fork_forbid(void);                              /* until fork_allow: no handle comes or goes either */
 void fork_allow(void);
 void handle_register(mmkv_store *s);                 /* for fork: before anything is opened or locked */
-void handle_ready(mmkv_store *s);
+void handle_ready(mmkv_store *s, bool ready);
 void handle_forget(mmkv_store *s);
 bool slot_alive(mmkv_store *s, uint32_t slot);
 int handle_name(mmkv_store *s, uint32_t *handle, uint64_t *start_ns);

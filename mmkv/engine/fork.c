@@ -97,7 +97,7 @@ static void be_child(mmkv_store *s)
     }
 }
 
-/* Another thread was opening it, which does not exist here: nothing may be left that keeps its locks alive. */
+/* Another thread was opening or closing it, which does not exist here: nothing may be left that keeps its locks alive. */
 static void abandon(mmkv_store *s)
 {
     map_close(s);
@@ -151,10 +151,10 @@ void handle_register(mmkv_store *s)
     fork_allow();
 }
 
-void handle_ready(mmkv_store *s)
+void handle_ready(mmkv_store *s, bool ready)
 {
     pthread_mutex_lock(&handles_mutex);
-    s->ready = true;
+    s->ready = ready;
     pthread_mutex_unlock(&handles_mutex);
 }
 

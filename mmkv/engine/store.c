@@ -270,7 +270,7 @@ static int open_store(const char *path, const mmkv_options *o, struct repair *re
     faults_catch();
     if (!rc && !(rc = STORING(s, attach(s, o->mode, o->any_file_system != 0)))) {
         s->wary = s->shared_control != NULL;
-        handle_ready(s);
+        handle_ready(s, true);
         *store = s;
         return 0;
     }
@@ -289,6 +289,7 @@ int mmkv_open(const char *path, const mmkv_options *o, mmkv_store **store) { ret
 int mmkv_close(mmkv_store *s, int with_checkpoint)
 {
     faults_catch();
+    handle_ready(s, false); /* a child forked from now on would keep a slot that nobody there can close */
     int rc = STORING(s, detach(s, with_checkpoint));
     mmkv_failure kept = *mmkv_failure_get();
     handle_forget(s);

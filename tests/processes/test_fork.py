@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import mmkv
-from tests.support import Child, fork_and_wait, run_python, until
+from tests.support import Child, beside_tests, fork_and_wait, run_python, until
 
 # Python 3.12 and later warn of fork in a process with threads, which is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -143,6 +143,45 @@ def test_a_parent_killed_while_another_thread_opens(open_store: Any, path: Path)
         child.tell("go on")
         assert child.line() == "5000"
         child.kill()
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_child_of_a_process_that_is_just_closing(open_store: Any, path: Path, crowded: bool) -> None:
+    """Another thread's close waits for the lock when the fork comes: nothing stays attached or locked for the child's life.
+
+    crowded: so many slots are taken that a fork tries for that lock, to settle those of the dead.
+    """
+    with open_store() as db:
+        db[b"key"] = b"value"
+    code = """
+        import fcntl, os, sys, threading, mmkv
+        from tests.processes.live import ATTACH_BYTE, F_OFD_SETLK, PROCESS_BYTES, SLOTS, Live, lock_bytes
+        from tests.support import until
+
+        path, crowded = sys.argv[1], sys.argv[2] == "True"
+        others = os.open(path, os.O_RDWR)
+        if crowded:
+            lock_bytes(others, F_OFD_SETLK, fcntl.F_WRLCK, PROCESS_BYTES + 2, SLOTS - 32)
+        db = mmkv.open(path)
+        lock_bytes(others, F_OFD_SETLK, fcntl.F_WRLCK, ATTACH_BYTE, 1)
+        files = len(os.listdir("/proc/self/fd"))
+        closing = threading.Thread(target=db.close)
+        closing.start()
+        until(lambda: len(os.listdir("/proc/self/fd")) > files)  # the descriptor that it asks for the lock through
+        out, into = os.pipe()
+        if not (child := os.fork()):
+            os.close(into)
+            os.close(others)
+            os.read(out, 1)
+            os._exit(0)
+        os.close(others)
+        closing.join()
+        assert not Live(path).coming_or_going()
+        mmkv.open(path, "p").close()  # which it cannot be while anybody is attached
+        os.close(into)
+        os.waitpid(child, 0)
+    """
+    run_python(code, path, crowded, environment={"PYTHONPATH": beside_tests()})
 
 
 def test_prefork_workers(open_store: Any, path: Path, rng: random.Random) -> None:
