@@ -359,12 +359,25 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
     return make_anew(s, physical);
 }
 
+/* Of a process that is killed the kernel may let go of the attach lock before the byte of its slot. So who was the last one
+ * out, and died between the mark on the disk and the one in memory, may seem to be there, and nobody has prepared: the first
+ * write is still to take the mark back. Of a live one that writes no such thing is seen: its slot changes first. */
+static void mend_clean(mmkv_store *s)
+{
+    struct fmt_control *control = control_of(s);
+    if (load32(&control->clean)) return;
+    atomic_thread_fence(memory_order_acquire); /* pairs with the flush in checkpoint_mark_dirty */
+    int which = slot_newest(s);
+    if (which >= 0 && slot_clean(s, which)) store32(&control->clean, 1);
+}
+
 static int attach_writer(mmkv_store *s, bool alone, uint64_t physical)
 {
     int rc;
     uint32_t slot;
     if (!alone && s->repair) return fail(MMKV_IN_USE, 0, "a repair needs that nobody has the store open");
     if (alone && (rc = prepare_alone(s, physical))) return rc;
+    mend_clean(s);
     rc = take_own_slot(s, &slot);
     if (rc == MMKV_IN_USE) { /* some may be of the dead */
         be_settler(s);

@@ -6,6 +6,7 @@ The msync that is to fail, or to be the last a process does, is chosen through a
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import shutil
@@ -22,6 +23,7 @@ import pytest
 
 import mmkv
 from tests import shim
+from tests.processes.live import F_OFD_SETLK, PROCESS_BYTES, lock_bytes
 from tests.support import Child, check_file, fork_and_wait, run_python, until
 
 CONTROL_AT, SLOTS_AT = 0x3000, (0x1000, 0x2000)
@@ -661,4 +663,33 @@ def test_a_file_that_grew_for_nothing_is_clean_with_its_own_length(path: Path, s
     with mmkv.open(path, shards=1, sync="manual") as db:
         assert not db.replace(b"absent", bytes(size))
     mmkv.open(path).close()
+    check_file(path)
+
+
+def test_a_death_right_after_the_mark_of_a_clean_close(
+    path: Path, tmp_path: Path, library: Path, child: Callable[..., Child]
+) -> None:
+    """The kernel may let go of a dead process's lock for opening before that of its slot: whoever opens then joins it."""
+    copy = tmp_path / "copy"
+    with mmkv.open(path) as db:
+        db.update(OLD)
+    shutil.copyfile(path, copy)
+    code = """
+        db = mmkv.open(sys.argv[1])
+        db[b"k"] = b"v"
+        before = shim.shim_calls()
+        plan(int(sys.argv[2]), "K")
+        db.close()
+        print(shim.shim_calls() - before)
+        """
+    flushes = int(run_shimmed(library, code, copy, 0))
+    assert child(code, flushes).process.wait() == -signal.SIGKILL
+    assert any(word(path, at + 128) for at in SLOTS_AT) and not word(path, CONTROL_AT + 88, "<I")
+    fd = os.open(path, os.O_RDWR)
+    lock_bytes(fd, F_OFD_SETLK, fcntl.F_WRLCK, PROCESS_BYTES + 1, 1)  # its slot
+    with mmkv.open(path, sync="manual") as db:
+        os.close(fd)
+        db.update(NEW)
+        assert not any(word(path, at + 128) for at in SLOTS_AT), "what is written to does not say that it is clean"
+        assert db.verify().ok
     check_file(path)
