@@ -78,7 +78,7 @@ static void attach_describe(mmkv_store *s)
     if (os_reopen(fd, s->writable && !s->private_, &s->attach_fd)) s->attach_fd = fd;
 }
 
-static int attach_lock(mmkv_store *s, enum os_lock kind)
+int attach_lock(mmkv_store *s, enum os_lock kind)
 {
     attach_describe(s);
     int rc = attach_wait(s->attach_fd, kind, s->lock_timeout_ms);
@@ -438,7 +438,7 @@ int attach(mmkv_store *s, int mode, bool any_file_system)
     if (rc) return rc;
     s->whole_extents = os_frees_whole_extents(s->fd);
     bool writer = s->writable && !s->private_;
-    if ((rc = attach_lock(s, writer ? OS_LOCK_WRITE : OS_LOCK_READ))) return rc;
+    if (s->attach_fd < 0 && (rc = attach_lock(s, writer ? OS_LOCK_WRITE : OS_LOCK_READ))) return rc; /* else by create() */
     if ((rc = os_length(s->fd, &physical))) goto out;
     if (physical < s->zones_start) {
         rc = fail(MMKV_CORRUPT, physical, "the file was truncated: it has only %llu bytes", (unsigned long long)physical);

@@ -678,6 +678,7 @@ int check_totals(mmkv_store *s, bool *good);         /* live count and sum again
 int attach_check_place(int fd, bool any_file_system); /* MMKV_FILE_SYSTEM */
 int attach(mmkv_store *s, int mode, bool any_file_system);
 int attach_wait(int fd, enum os_lock kind, uint32_t timeout_ms);
+int attach_lock(mmkv_store *s, enum os_lock kind);
 bool attach_lock_now(mmkv_store *s);
 int attach_unlock(mmkv_store *s);                    /* also if it is not held */
 int detach(mmkv_store *s, int checkpoint);

@@ -86,16 +86,19 @@ static int format_file(int fd, uint32_t shards)
     return os_flush_file(fd);
 }
 
-static int create(const char *path, const mmkv_options *o, uint32_t shards, bool replace, int *fd, bool *exists)
+/* The lock for opening is had before the name: who is there first cannot make us wait, and so, in mode "n", begin anew. */
+static int create(mmkv_store *s, const char *path, const mmkv_options *o, uint32_t shards, bool *exists)
 {
     char *name;
-    int rc = os_create(path, o->permissions, fd, &name);
+    int rc = os_create(path, o->permissions, &s->fd, &name);
     if (rc) return rc;
-    if ((rc = attach_check_place(*fd, o->any_file_system)) || (rc = format_file(*fd, shards))) os_discard(name);
-    else rc = os_publish(*fd, name, path, replace, exists);
+    if ((rc = attach_check_place(s->fd, o->any_file_system)) || (rc = format_file(s->fd, shards))
+        || (rc = os_identity(s->fd, &s->identity)) || (rc = attach_lock(s, OS_LOCK_WRITE))) os_discard(name);
+    else rc = os_publish(s->fd, name, path, o->mode == MMKV_MODE_NEW, exists);
     if (rc || *exists) {
-        os_close(*fd);
-        *fd = -1;
+        attach_unlock(s);
+        os_close(s->fd);
+        s->fd = -1;
     }
     return rc;
 }
@@ -198,7 +201,7 @@ static int check_superblock(mmkv_store *s)
 {
     bool got;
     int rc = read_superblock(s);
-    if (rc != MMKV_CORRUPT && rc != MMKV_VERSION) return rc;
+    if ((rc != MMKV_CORRUPT && rc != MMKV_VERSION) || s->attach_fd >= 0) return rc; /* or had already, by create() */
     if ((rc = attach_wait(s->fd, OS_LOCK_READ, s->lock_timeout_ms))) return rc;
     rc = read_superblock(s);
     int rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
@@ -216,12 +219,12 @@ static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)
         return fail(MMKV_INVALID, 0, "max_size of %llu bytes is less than the %llu of an empty store",
                     (unsigned long long)o->max_size, (unsigned long long)zones_start_for(shards));
     if (o->mode == MMKV_MODE_NEW) {
-        if ((rc = create(path, o, shards, true, &s->fd, &exists))) return rc;
+        if ((rc = create(s, path, o, shards, &exists))) return rc;
     } else {
         bool write = o->mode == MMKV_MODE_WRITE || o->mode == MMKV_MODE_CREATE;
         while ((rc = os_open(path, write, &s->fd))) {
             if (o->mode != MMKV_MODE_CREATE || mmkv_failure_get()->os_errno != ENOENT) return rc;
-            if ((rc = create(path, o, shards, false, &s->fd, &exists))) return rc;
+            if ((rc = create(s, path, o, shards, &exists))) return rc;
             if (!exists) break; /* else somebody else made it just now: open that */
         }
     }

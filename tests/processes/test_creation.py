@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.processes.programs import run_program
 
 
@@ -20,3 +22,12 @@ def test_what_is_begun_anew_while_it_is_looked_at_is_no_damage(tmp_path: Path) -
     store = tmp_path / "store"
     store.touch()
     assert int(run_program("begun_anew.c", store)) >= 60
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_new_store_is_put_in_its_place_once(tmp_path: Path, before: bool) -> None:
+    """Whoever opens it as soon as it has its name does not make its maker, who cannot have it yet, begin anew."""
+    store = tmp_path / "store"
+    if before:
+        store.touch()
+    run_program("replaced.c", tmp_path, store)
