@@ -485,7 +485,7 @@ int detach(mmkv_store *s, int with_checkpoint)
     if (!(rc2 = lock_to_leave(s))) {
         bool left = false; /* a reservation that could not be handed back leaves the slot to be settled */
         for (int i = 0; i < 4; i++) left |= reservation_give(s, &process_of(s, s->slot)->reserved_extent[i], 0) != 0;
-        if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !load32(&control_of(s)->clean)) {
+        if (with_checkpoint && !left && !rc && !(rc = others(s, &there)) && !there && !checkpoint_marked_clean(s)) {
             rc = settle_dead(s, true); /* a clean file is trusted as it is: nothing of the dead may be left in it */
             if (!rc) rc = checkpoint_rest(s); /* of what others wrote since */
             if (!rc) rc = checkpoint_mark_clean(s);

@@ -201,12 +201,19 @@ int checkpoint_mark_dirty(mmkv_store *s)
     return rc;
 }
 
+/* Does the file say that it is clean, as the memory does? One who is killed while he takes the mark back leaves the memory's. */
+bool checkpoint_marked_clean(mmkv_store *s)
+{
+    int which = slot_newest(s);
+    return load32(&control_of(s)->clean) && which >= 0 && slot_clean(s, which);
+}
+
 /* By the last one out, under the attach lock, right after a checkpoint: index, allocator and control area first. */
 int checkpoint_mark_clean(mmkv_store *s)
 {
     struct fmt_control *control = control_of(s);
     int rc = 0, which = slot_newest(s);
-    if (load32(&control->clean) || which < 0 || (rc = refuse_failed(s))) return rc;
+    if (checkpoint_marked_clean(s) || which < 0 || (rc = refuse_failed(s))) return rc;
     const void *whole = at(s, 0, zones_end(s));
     if (!whole) return fail(MMKV_CORRUPT, 0, "the file is shorter than its zones");
     if ((rc = checkpoint_flush(s, whole, zones_end(s)))) return rc;

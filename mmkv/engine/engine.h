@@ -627,6 +627,7 @@ int checkpoint_sync(mmkv_store *s, int wait, uint64_t *epoch);
 void checkpoint_unlock(mmkv_store *s);               /* for a leader that was broken off */
 int checkpoint_mark_dirty(mmkv_store *s);
 int checkpoint_mark_clean(mmkv_store *s);
+bool checkpoint_marked_clean(mmkv_store *s);
 int checkpoint_flush(mmkv_store *s, const void *p, uint64_t length); /* a failure is never forgotten */
 int checkpoint_rewrite(mmkv_store *s);               /* after recovery: everything, if a flush had failed */
 int slot_write(mmkv_store *s, int which, const struct fmt_slot *values);

@@ -693,3 +693,20 @@ def test_a_death_right_after_the_mark_of_a_clean_close(
         assert not any(word(path, at + 128) for at in SLOTS_AT), "what is written to does not say that it is clean"
         assert db.verify().ok
     check_file(path)
+
+
+def test_a_death_while_the_mark_of_a_clean_close_is_taken_back(
+    path: Path, tmp_path: Path, child: Callable[..., Child]
+) -> None:
+    """The next close makes the mark again, though nothing has been written: a copy of the file needs no recovery."""
+    with mmkv.open(path) as db:
+        db.update(OLD)
+    killed = child('db = mmkv.open(sys.argv[1]); plan(1, "k"); db[b"k"] = b"v"')
+    assert killed.process.wait() == -signal.SIGKILL
+    assert not any(word(path, at + 128) for at in SLOTS_AT) and word(path, CONTROL_AT + 88, "<I")
+    mmkv.open(path, "w").close()
+    copy = tmp_path / "copy"
+    shutil.copyfile(path, copy)
+    with mmkv.open(copy, "r") as db:
+        assert dict(db) == OLD
+    check_file(path)
