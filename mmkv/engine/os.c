@@ -373,9 +373,11 @@ bool os_same_file(int fd, const struct identity *identity)
     return fd >= 0 && !fstat(fd, &st) && st.st_dev == identity->device && st.st_ino == identity->inode;
 }
 
+/* Of a file that is open; the name may be gone since. */
 char *os_absolute(const char *path)
 {
-    return realpath(path, NULL);
+    char *absolute = realpath(path, NULL);
+    return absolute || errno != ENOENT ? absolute : strdup(path);
 }
 
 /* ---- memory ---- */

@@ -1,4 +1,5 @@
-/* replaced.c: a new store has its name, and somebody else is there before its maker has it open: see test_creation.py. */
+/* replaced.c: a new store has its name, and somebody else is there, or takes the name away, before its maker has it open: see
+ * test_creation.py. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 static mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600, .lock_timeout_ms = 50 };
 static const char *path;
 static ino_t named;
+static bool taken_away;
 
 static ino_t there(void)
 {
@@ -25,21 +27,24 @@ static void on_flush(void *file)
     (void)file;
     if (fd < 0) return;
     named = there();
-    fcntl(fd, F_OFD_SETLK, &f);
+    if (taken_away) unlink(path);
+    else fcntl(fd, F_OFD_SETLK, &f);
 }
 
-/* replaced DIRECTORY FILE: says what is wrong, and is 1. */
+/* replaced DIRECTORY FILE [unlink]: says what is wrong, and is 1. */
 int main(int argc, char **argv)
 {
     mmkv_store *s;
     int rc;
-    if (argc != 3) return 2;
+    if (argc < 3) return 2;
     path = argv[2];
+    taken_away = argc > 3;
     mmkv_set_hash(hash, 0);
     rig_watch(argv[1], &named);
     rig_hooks = (struct rig_hooks){ .flush_file = on_flush };
     for (int calls = 0; (rc = mmkv_open(path, &options, &s)) == MMKV_INTERRUPTED && calls < 2; calls++) {}
-    if (named && named == there() && !rc) return 0;
+    if (named && there() == (taken_away ? 0 : named) && !rc) return 0;
+    if (rc) puts(mmkv_failure_get()->text);
     printf("code %d, and the file is %s\n", rc, !named ? "not found" : named == there() ? "the same" : "another one");
     return 1;
 }

@@ -31,3 +31,8 @@ def test_a_new_store_is_put_in_its_place_once(tmp_path: Path, before: bool) -> N
     if before:
         store.touch()
     run_program("replaced.c", tmp_path, store)
+
+
+def test_a_name_that_is_taken_away_while_the_store_is_being_opened(tmp_path: Path) -> None:
+    """The store is open then, as one is that loses its name a moment later."""
+    run_program("replaced.c", tmp_path, tmp_path / "store", "unlink")
