@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -60,11 +61,12 @@ static int directory_of(const char *path, char **directory)
 static int random_name(const char *path, char **name)
 {
     uint64_t r;
-    size_t length = strlen(path) + 32;
+    size_t length = strlen(path), own = strlen(basename(path)), most = NAME_MAX - sizeof ".new-0123456789abcdef" + 1;
     if (os_random(&r, sizeof r)) return MMKV_OS;
-    if (!(*name = malloc(length))) return fail(MMKV_NO_MEMORY, 0, "out of memory");
-    snprintf(*name, length, "%s.new-%016llx", path, (unsigned long long)r);
-    return 0;
+    if (own > most) length -= own - most;
+    if (asprintf(name, "%.*s.new-%016llx", (int)length, path, (unsigned long long)r) >= 0) return 0;
+    *name = NULL;
+    return fail(MMKV_NO_MEMORY, 0, "out of memory");
 }
 
 /* A new file beside `path`: nameless, or, where the file system has no such files, of a random name (*name). */
@@ -373,11 +375,10 @@ bool os_same_file(int fd, const struct identity *identity)
     return fd >= 0 && !fstat(fd, &st) && st.st_dev == identity->device && st.st_ino == identity->inode;
 }
 
-/* Of a file that is open; the name may be gone since. */
 char *os_absolute(const char *path)
 {
     char *absolute = realpath(path, NULL);
-    return absolute || errno != ENOENT ? absolute : strdup(path);
+    return absolute || errno != ENOENT ? absolute : strdup(path); /* the file is open, and its name may be gone since */
 }
 
 /* ---- memory ---- */

@@ -127,6 +127,13 @@ def test_read_only_sees_what_a_writer_does_meanwhile(open_store: Any) -> None:
     assert reader.get_many(b"%d" % i for i in range(20_000)) == [b"x" * 100] * 20_000
 
 
+@pytest.mark.parametrize("mode", ["c", "n"])
+def test_the_longest_name_that_a_file_may_have(open_store: Any, tmp_path: Path, mode: str) -> None:
+    name = "s" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    open_store(name, mode)[b"key"] = b"value"
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_n_makes_a_new_store_in_the_place_of_the_old(open_store: Any) -> None:
     old = open_store()
     old[b"k"] = b"old"
