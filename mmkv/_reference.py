@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 T = TypeVar("T")
+K = TypeVar("K", bound="Buffer")  # a mapping of other keys is another type of mapping: it is invariant in them
 _MISSING: Any = object()
 _SMALL = 4096
 _FOREVER = 2**64 - 1
@@ -685,7 +686,7 @@ class Hot:
                 self._leave()
         return values
 
-    def put_many(self, pairs: Mapping[Buffer, Buffer] | Iterable[tuple[Buffer, Buffer]], /) -> int:
+    def put_many(self, pairs: Mapping[K, Buffer] | Iterable[tuple[Buffer, Buffer]], /) -> int:
         """Store many values; each put is atomic, the whole is not.
 
         Args:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Transaction", "run"]
 
 T = TypeVar("T")
+K = TypeVar("K", bound="Buffer")  # a mapping of other keys is another type of mapping: it is invariant in them
 _MISSING: Any = object()
 _PAUSE = 0.00005
 _PAUSE_MAX = 0.01
@@ -298,7 +299,7 @@ class Transaction:
         self._write(name, total.to_bytes(8, "little", signed=True))
         return total
 
-    def update(self, other: Mapping[Buffer, Buffer] | Iterable[tuple[Buffer, Buffer]], /) -> None:
+    def update(self, other: Mapping[K, Buffer] | Iterable[tuple[Buffer, Buffer]], /) -> None:
         """Store what a mapping, or an iterable of (key, value) pairs, has.
 
         Args:

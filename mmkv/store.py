@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar
 
 from mmkv import _lifetime
 from mmkv._base import Hot
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 T = TypeVar("T")
+K = TypeVar("K", bound="Buffer")  # a mapping of other keys is another type of mapping: it is invariant in them
 Mode = Literal["r", "w", "c", "n", "p"]
 Sync = Literal["manual", "close", "always"] | float
 
@@ -550,7 +551,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
                 return key, value
 
     def update(  # type: ignore[override]
-        self, other: Mapping[Buffer, Buffer] | Iterable[tuple[Buffer, Buffer]] = (), /, **named: bytes
+        self, other: Mapping[K, Buffer] | Iterable[tuple[Buffer, Buffer]] = (), /, **named: Never
     ) -> None:
         """Store what a mapping, or an iterable of (key, value) pairs, has; each put is atomic, the whole is not.
 
@@ -602,7 +603,7 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         return {**dict(other.items()), **dict(self.items())}
 
     def __ior__(  # type: ignore[misc]  # as for dict: more than __or__ takes
-        self, other: Mapping[Buffer, Buffer] | Iterable[tuple[Buffer, Buffer]]
+        self, other: Mapping[K, Buffer] | Iterable[tuple[Buffer, Buffer]]
     ) -> Self:
         self.update(other)
         return self
