@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mmkv._arguments import load, load_key, load_number
@@ -72,9 +72,13 @@ class Hot:
         self._handle = cell[0]
         cell[0] = ffi.NULL
 
-    def _enter(self) -> int:
-        """Return the address of the engine's handle, which stays open until `_leave`."""
-        return int(ffi.cast("uintptr_t", self._inside()))
+    def _during(self, function: Callable[[int], T], /) -> T:
+        """Call a function with the address of the engine's handle, which stays open meanwhile."""
+        handle = self._inside()
+        try:
+            return function(int(ffi.cast("uintptr_t", handle)))
+        finally:
+            self._leave()
 
     def _inside(self) -> Any:
         with self._lock:
@@ -85,7 +89,7 @@ class Hot:
         raise failure(CLOSED, 0, 0, 0, "", getattr(self, "path", None))
 
     def _leave(self) -> None:
-        """Undo one `_enter`; the last one out of a closed store closes the engine's handle."""
+        # Undoes one `_inside`; the last one out of a closed store closes the engine's handle.
         with self._lock:
             self._users = max(self._users - 1, 0)
             if not self._closed or self._users:

@@ -246,32 +246,30 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         if background is not None and not self.closed:
             self._background = _lifetime.Background(self, background.seconds)
 
+    def _call(self, function: Callable[..., int], *arguments: Any) -> None:
+        # A function of the engine, which takes the handle first.
+        def inside(address: int) -> None:
+            handle = ffi.cast("mmkv_store *", address)
+            while (code := function(handle, *arguments)) == lib.MMKV_INTERRUPTED:
+                pass
+            check(code, self._path)
+
+        self._during(inside)
+
     def _epochs(self) -> tuple[int, int]:
         now, durable = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
-            check(lib.mmkv_epochs(handle, now, durable), self._path)
-        finally:
-            self._leave()
+        self._call(lib.mmkv_epochs, now, durable)
         return int(now[0]), int(durable[0])
 
     def _handle_name(self) -> tuple[int, int]:
         # Two numbers that no other handle of this store has or ever had; for Lock.
         number, start = ffi.new("uint32_t *"), ffi.new("uint64_t *")
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
-            check(lib.mmkv_me(handle, number, start), self._path)
-        finally:
-            self._leave()
+        self._call(lib.mmkv_me, number, start)
         return int(number[0]), int(start[0])
 
     def _handle_alive(self, number: int, start: int) -> bool:
         alive = ffi.new("int *")
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
-            check(lib.mmkv_alive(handle, number, start, alive), self._path)
-        finally:
-            self._leave()
+        self._call(lib.mmkv_alive, number, start, alive)
         return bool(alive[0])
 
     # ---- transactions ----
@@ -371,15 +369,9 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             ...         db.sync() <= db.durable_epoch
             True
         """
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
-            epoch = ffi.new("uint64_t *")
-            while (code := lib.mmkv_sync(handle, bool(wait), epoch)) == lib.MMKV_INTERRUPTED:
-                pass
-            check(code, self._path)
-            return int(epoch[0])
-        finally:
-            self._leave()
+        epoch = ffi.new("uint64_t *")
+        self._call(lib.mmkv_sync, bool(wait), epoch)
+        return int(epoch[0])
 
     def stats(self) -> Stats:
         """Return figures about the store.
@@ -397,12 +389,8 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             ...         db.stats().shards
             8
         """
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
-            stats = ffi.new("mmkv_stats *")
-            check(lib.mmkv_stats_get(handle, stats), self._path)
-        finally:
-            self._leave()
+        stats = ffi.new("mmkv_stats *")
+        self._call(lib.mmkv_stats_get, stats)
         fields = {name: int(getattr(stats, name)) for name in Stats.__dataclass_fields__ if name != "uuid"}
         return Stats(**fields, uuid=bytes(stats.uuid).hex())
 
@@ -431,15 +419,16 @@ class Store(Hot, MutableMapping[bytes, bytes]):
         """
         callbacks = Callbacks(progress)
         records = ffi.new("uint64_t *")
-        handle = ffi.cast("mmkv_store *", self._enter())
-        try:
+
+        def inside(address: int) -> None:
+            handle = ffi.cast("mmkv_store *", address)
             code = lib.mmkv_verify(
                 handle, lib.mmkv_progress_python, lib.mmkv_problem_python, callbacks.context, records
             )
             callbacks.reraise()
             check(code, self._path)
-        finally:
-            self._leave()
+
+        self._during(inside)
         problems = [Problem(*problem) for problem in callbacks.problems]
         return Report(not problems, int(records[0]), problems)
 

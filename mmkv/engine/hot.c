@@ -193,18 +193,17 @@ static PyObject *hot_attach(PyObject *self, PyObject *const *args, Py_ssize_t n)
     Py_RETURN_NONE;
 }
 
-/* _enter() -> address of the mmkv_store, which stays open until _leave(). */
-static PyObject *hot_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+/* _during(f) -> f(address of the mmkv_store), which stays open meanwhile. In and out are steps of C: an exception that comes
+ * from outside, as Ctrl-C does, between two steps of Python would leave one inside who never leaves. */
+static PyObject *hot_during(PyObject *self, PyObject *function)
 {
     struct hot *h = (struct hot *)self;
     if (enter(h) < 0) return NULL;
-    return PyLong_FromVoidPtr(h->store);
-}
-
-static PyObject *hot_leave(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    leave((struct hot *)self);
-    Py_RETURN_NONE;
+    PyObject *address = PyLong_FromVoidPtr(h->store);
+    PyObject *result = address ? PyObject_CallFunctionObjArgs(function, address, NULL) : NULL;
+    Py_XDECREF(address);
+    leave(h);
+    return result;
 }
 
 /* _close() -> True when the engine's handle is closed, False when the last call inside will do it. In that case what
@@ -292,8 +291,7 @@ static PyMethodDef hot_methods[] = {
     {"_scan", FAST(hot_scan), METH_FASTCALL, DOC__scan},
     {"_commit", FAST(hot_commit), METH_FASTCALL, DOC__commit},
     {"_attach", FAST(hot_attach), METH_FASTCALL, DOC__attach},
-    {"_enter", hot_enter, METH_NOARGS, DOC__enter},
-    {"_leave", hot_leave, METH_NOARGS, DOC__leave},
+    {"_during", hot_during, METH_O, DOC__during},
     {"_close", hot_close, METH_NOARGS, DOC__close},
     {"_forked", hot_forked, METH_NOARGS, DOC__forked},
     {0},

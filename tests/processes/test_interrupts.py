@@ -98,6 +98,8 @@ PROGRAM = """
     if how != "signal":
         other.join()
     db.close()
+    if mmkv._native.hot_route != "cffi":
+        mmkv.open(sys.argv[1], "p").close()  # which needs that nobody has it open
     print("closed")
 """
 

@@ -247,7 +247,7 @@ DEADLY = """
     os.ftruncate(fd, 4096)
     buffer, length = ffi.from_buffer(memory), ffi.new("size_t *")
     key = b"the key"
-    handle = ffi.cast("mmkv_store *", db._enter())
+    handle = ffi.cast("mmkv_store *", db._during(int))
     hashed = lib.mmkv_hash(handle, key, len(key))
 """
 

@@ -22,18 +22,15 @@ LONG = 100_000  # bytes: an extent of its own, compared with no lock held
 
 def keys_of_one_shard(db: Any, n: int) -> list[bytes]:
     """Keys that lie in the same shard of 64."""
-    handle = ffi.cast("mmkv_store *", db._enter())
-    try:
-        found: list[bytes] = []
-        i = 0
-        while len(found) < n:
-            key = b"one %d" % i
-            if lib.mmkv_hash(handle, key, len(key)) >> 58 == 0:
-                found.append(key)
-            i += 1
-        return found
-    finally:
-        db._leave()
+    handle = ffi.cast("mmkv_store *", db._during(int))
+    found: list[bytes] = []
+    i = 0
+    while len(found) < n:
+        key = b"one %d" % i
+        if lib.mmkv_hash(handle, key, len(key)) >> 58 == 0:
+            found.append(key)
+        i += 1
+    return found
 
 
 # -- what a transaction is --------------------------------------------------------------------------------------------
