@@ -139,18 +139,14 @@ static int format_in_place(mmkv_store *s, uint32_t shards)
 
 /* ---- opening ---- */
 
-static bool has_magic(int fd, uint64_t offset, struct fmt_superblock *b)
-{
-    size_t n;
-    return !os_read(fd, b, sizeof *b, offset, &n) && n == sizeof *b && !memcmp(b->magic, FMT_MAGIC, 8);
-}
-
 /* Of a file that begins as no store does: is there the copy of a superblock that was there once? */
 static bool superblock_lost(int fd)
 {
     struct fmt_superblock b;
     bool unfinished;
-    return has_magic(fd, FMT_SUPERBLOCK_COPY_AT, &b) && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0)
+    size_t n;
+    return !os_read(fd, &b, sizeof b, FMT_SUPERBLOCK_COPY_AT, &n) && n == sizeof b && !memcmp(b.magic, FMT_MAGIC, 8)
+        && b.checksum == engine_hash(&b, offsetof(struct fmt_superblock, checksum), 0)
         && !is_unfinished(fd, &unfinished) && !unfinished;
 }
 
