@@ -17,8 +17,7 @@ def test_others_wait_and_a_death_leaves_nothing_in_the_way(tmp_path: Path) -> No
 
 
 def test_what_is_begun_anew_while_it_is_looked_at_is_no_damage(tmp_path: Path) -> None:
-    """Before each read of who looks at what a killed maker left, another has come to each step; or is in the middle of the
-    superblock."""
+    """Before each read of who looks at what a killed maker left, another comes to each step, or to half of the last."""
     store = tmp_path / "store"
     store.touch()
     assert int(run_program("begun_anew.c", store)) >= 60

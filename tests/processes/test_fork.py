@@ -147,7 +147,7 @@ def test_a_parent_killed_while_another_thread_opens(open_store: Any, path: Path)
 
 @pytest.mark.parametrize("crowded", [False, True])
 def test_a_child_of_a_process_that_is_just_closing(open_store: Any, path: Path, crowded: bool) -> None:
-    """Another thread's close waits for the lock when the fork comes: nothing stays attached or locked for the child's life.
+    """Another thread's close waits for the lock when the fork comes: nothing stays attached or locked in the child.
 
     crowded: so many slots are taken that a fork tries for that lock, to settle those of the dead.
     """
