@@ -574,9 +574,9 @@ class Store(Hot, MutableMapping[bytes, bytes]):
             return True
         if not isinstance(other, Mapping):
             return NotImplemented
-        # Streaming: neither side is copied into memory.
+        # Streaming: neither side is copied into memory. One look at each key: it may go from another store meanwhile.
         return len(self) == len(other) and all(
-            key in other and other[key] == value for key, value in self._iterate_items()
+            other.get(key, _MISSING) == value for key, value in self._iterate_items()
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import collections.abc
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,6 +268,21 @@ def test_equality(open_store: Any, filled: Any) -> None:
     other.update(MODEL)
     assert other == filled
     assert filled == types.MappingProxyType(MODEL) or types.MappingProxyType(MODEL) == filled
+
+
+def test_equality_with_a_store_that_somebody_takes_keys_from(path: Path, filled: Any) -> None:
+    class Beside(mmkv.Store):
+        def __contains__(self, key: object) -> bool:
+            there = super().__contains__(key)
+            self.delete(key)  # somebody else, as it were
+            return there
+
+    with Beside(path.with_name("beside.mmkv")) as beside:
+        beside.update(filled)
+        # Not by ==, which would ask the subclass first.
+        assert mmkv.Store.__eq__(filled, beside) is True
+        beside.popitem()
+        assert mmkv.Store.__eq__(filled, beside) is False
 
 
 def test_a_store_is_not_hashable_no_more_than_a_dict(store: Any) -> None:
