@@ -154,23 +154,30 @@ def test_every_operation_raises_and_the_rest_goes_on(
 
 @pytest.mark.parametrize("work", ["get", "put", "items", "verify", "sync"])
 def test_cut_off_under_a_thread(work: str, tmp_path: Path, route: dict[str, str]) -> None:
-    """The thread that is in the middle of it gets the error; the process goes on and ends well."""
+    """The thread that is in the middle of it gets the error; the process goes on and ends well.
+
+    What is put finds room: a file that just then grows again would hide the cut (docs/design.md, known limits).
+    """
     run(
         """
         path, work = sys.argv[1:]
         db = mmkv.open(path, sync="manual")
         for i in range(20000):
             db[b"%d" % i] = b"x" * 200
+        for i in range(20000):
+            if i % 4:
+                db[b"%d" % i] = b""
+        db.sync()
         rounds, raised = [0], []
         def use():
             while True:
                 rounds[0] += 1
-                i = rounds[0] * 7919 % 20000
+                i = rounds[0] * 7919 % 5000
                 try:
                     if work == "get":
                         db.get(b"%d" % i)
                     elif work == "put":
-                        db[b"%d" % i] = b"y" * (i % 5000)
+                        db[b"%d" % i] = b"y" * 200
                     elif work == "items":
                         list(db.items())
                     elif work == "verify":
