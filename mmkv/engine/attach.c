@@ -351,7 +351,10 @@ static int prepare_alone(mmkv_store *s, uint64_t physical)
             s->me = 0;
             if (rc && rc != MMKV_CORRUPT) return rc;
         }
-        if (good) return 0;
+        if (good) {
+            control_of(s)->flushed_zones = 0; /* the file may be a copy: what the disk has of that is not known */
+            return 0;
+        }
     }
     if (!s->private_ && (rc = os_lock_held(s->fd, FMT_LOCK_READER, 1, &readers))) return rc;
     if (readers)

@@ -98,7 +98,7 @@ int checkpoint_flush(mmkv_store *s, const void *p, uint64_t length)
 int checkpoint_rewrite(mmkv_store *s)
 {
     int rc = 0;
-    for (uint64_t offset = FMT_SLOT_A_AT; offset < s->zones_start && !s->private_; offset += FMT_PAGE) {
+    for (uint64_t offset = FMT_SUPERBLOCK_AT; offset < s->zones_start && !s->private_; offset += FMT_PAGE) {
         uint64_t *word = at(s, offset, FMT_PAGE);
         store(word, load(word));
     }
@@ -336,7 +336,8 @@ static int flush_heap(mmkv_store *s, uint64_t length, uint64_t zones, bool one)
     uint64_t from, to;
     int rc = 0;
     if (zones != load(&control->flushed_zones)) { /* those of the cut stay as they are; later ones may be rolled back */
-        if ((rc = checkpoint_flush(s, zone_of(s, 0), FMT_ZONES * sizeof(struct fmt_zone)))) return rc;
+        /* With all before the table: that whoever put the file here, by a copy, has flushed it is not known (prepare_alone). */
+        if ((rc = checkpoint_flush(s, s->head, FMT_ZONES_AT + FMT_ZONES * sizeof(struct fmt_zone)))) return rc;
         /* A flush promises the length that its own range needs, and behind the last heap zone there may be index zones. */
         uint8_t *end = at(s, length - FMT_PAGE, FMT_PAGE);
         if (end && (rc = checkpoint_flush(s, end, FMT_PAGE))) return rc;

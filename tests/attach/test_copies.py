@@ -18,6 +18,7 @@ import pytest
 
 import mmkv
 from tests import shim
+from tests.processes.programs import run_program
 from tests.support import random_bytes, run_python
 
 CHUNK = 16 << 10
@@ -81,6 +82,16 @@ def test_an_older_copy_put_in_the_place_of_the_file(open_store: Any, path: Path,
         file.truncate()
     with open_store("store.mmkv", "w", sync="manual") as db:
         assert dict(db) in (durable, then), "all of the moment of the copy, or its checkpoint"
+
+
+@pytest.mark.parametrize("clean", [1, 0])
+@pytest.mark.parametrize("elsewhere", [1, 0])
+def test_a_copy_that_nobody_has_flushed(tmp_path: Path, clean: int, elsewhere: int) -> None:
+    """It is written to, and after sync() the power fails: the disk has what the store has flushed, and nothing more.
+
+    elsewhere: its identity is not the one written in it, as it is after a copy over the old file in the same boot.
+    """
+    run_program("copied.c", tmp_path / "store", tmp_path / "image", clean, elsewhere)
 
 
 def test_pieces_of_two_moments_put_in_the_place_of_the_file(open_store: Any, path: Path, rng: random.Random) -> None:
