@@ -387,7 +387,9 @@ bool checkpoint_wanted(mmkv_store *s)
     if (load32(&control_of(s)->failed)) return true;
     for (uint32_t i = 0; i < s->shard_count; i++)
         if (load(&shard_of(s, i)->epoch) > load(&control_of(s)->durable)) return true;
-    /* The file may have grown for something that was then not stored: a clean file has the length that its slot says. */
+    /* A leader with nothing new to flush may have died, or given up, after its cut, and the file may have grown for something
+     * that was then not stored: a clean file has the epochs, and the length, that its slot says. */
+    if (load(&control_of(s)->epoch) != load(&control_of(s)->durable) + 1) return true;
     int which = slot_newest(s);
     return which >= 0 && slot_of(s, which)->file_length != zones_end(s);
 }

@@ -696,6 +696,31 @@ def test_a_death_right_after_the_mark_of_a_clean_close(
     check_file(path)
 
 
+@pytest.mark.parametrize("how", ["k", "K"])
+@pytest.mark.parametrize("step", ["heap", "slot"])
+def test_a_leader_that_dies_with_nothing_new_to_flush(
+    path: Path, child: Callable[..., Child], step: str, how: str
+) -> None:
+    """The epoch has gone on, or a slot is ahead of what is known to be durable; a clean close leaves neither behind."""
+    killed = child(
+        """
+        db = mmkv.open(sys.argv[1], sync="manual")
+        db[b"k"] = b"v"
+        db.sync()
+        plan(int(sys.argv[2]), sys.argv[3])
+        db.sync()
+        """,
+        STEPS[step] - 1,
+        how,
+    )
+    assert killed.process.wait() == -signal.SIGKILL
+    mmkv.open(path, "w").close()
+    with mmkv.open(path, "r") as db:
+        assert db.verify().ok
+        assert db.durable_epoch + 1 == db.epoch
+    check_file(path)
+
+
 def test_a_death_while_the_mark_of_a_clean_close_is_taken_back(
     path: Path, tmp_path: Path, child: Callable[..., Child]
 ) -> None:
