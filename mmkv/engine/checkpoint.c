@@ -117,6 +117,29 @@ int checkpoint_rewrite(mmkv_store *s)
 
 /* ---- the checkpoint lock ---- */
 
+/* The shard's lock that somebody who is alive has kept, while others waited, for as long as this thread has looked: between one
+ * change and the next the version moves. By number, since a wait that a signal breaks off is taken up again. */
+static FAULT_LOCAL struct { uint64_t began, since, version; uint32_t shard, word; } kept;
+
+/* The leader may itself be waiting for one who keeps a shard: whoever waits for the leader finds that out by itself, or each
+ * of them would lead, and wait, in turn. NULL: no lock has been kept for lock_timeout. */
+static uint32_t *kept_lock(mmkv_store *s, uint64_t began, uint64_t now)
+{
+    struct fmt_lockable *l = kept.shard < s->shard_count ? &shard_of(s, kept.shard)->l : NULL;
+    if (l && kept.began == began && kept.word && kept.word == load32(&l->lock) && kept.version == load(&l->version))
+        return now - kept.since >= s->lock_timeout_ms && slot_alive(s, kept.word & FMT_LOCK_OWNER) ? &l->lock : NULL;
+    kept.began = began;
+    kept.since = now;
+    kept.word = 0;
+    for (uint32_t i = 0; i < s->shard_count && !kept.word; i++) {
+        l = &shard_of(s, i)->l;
+        kept.shard = i;
+        kept.version = load(&l->version);
+        kept.word = load32(&l->lock) & FMT_LOCK_WAITERS ? load32(&l->lock) : 0;
+    }
+    return NULL;
+}
+
 /* Become the leader (*led), or learn that `at_least` is durable. The lock is held over flushes: a live holder is waited
  * for as long as it takes, unless it can be seen to be stopped; but the caller gets to look for signals: one that comes
  * between two sleeps ends neither. */
@@ -144,6 +167,8 @@ static int lead(mmkv_store *s, uint64_t at_least, bool *led)
         }
         if (slot_alive(s, owner)) {
             if (now - began >= s->lock_timeout_ms && slot_stopped(s, owner)) return fail_held(s, &control->checkpoint_lock, owner);
+            uint32_t *lock = kept_lock(s, began, now);
+            if (lock) return fail_held(s, lock, kept.word & FMT_LOCK_OWNER);
             return wait_broken_off(&control->checkpoint_lock, began);
         }
         if (__atomic_compare_exchange_n(&control->checkpoint_lock, &waited, s->me | FMT_LOCK_WAITERS, false, __ATOMIC_ACQUIRE,

@@ -314,6 +314,35 @@ def test_a_leader_that_is_stopped_is_named_to_those_who_sync(filled: Any, path: 
     assert filled.sync() == filled.durable_epoch
 
 
+def test_who_waits_for_a_leader_that_waits_for_a_stopped_writer_is_told(
+    filled: Any, writer: Child, path: Path, open_store: Any
+) -> None:
+    """By its own lock_timeout, not by the leader's; else those who wait would lead, and wait, one after the other."""
+    pid = writer.process.pid
+    patient = open_store(mode="w", sync="manual", lock_timeout=600)
+    with looking_at(path) as live:
+        stop_where(pid, lambda: bool(live.held(pid)))
+        (shard,) = live.held(pid)
+        leading = threading.Thread(target=patient.sync)
+        leading.start()
+        until(lambda: live.asks(shard))
+        # The test would end by this, not by the leader's ten minutes.
+        before = signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGCONT))
+        signal.alarm(60)
+        try:
+            for call in (filled.sync, mmkv.open(path, "w", lock_timeout=0.1).close):
+                with pytest.raises(mmkv.LockTimeoutError, match=f"process {pid}") as caught:
+                    call()
+                assert caught.value.pid == pid
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+            os.kill(pid, signal.SIGCONT)
+            leading.join()
+    writer.kill()
+    assert filled.sync() == filled.durable_epoch
+
+
 def test_who_is_stopped_at_the_first_write_to_a_clean_file_stops_nobody(path: Path, library: Path) -> None:
     with mmkv.open(path) as db:
         db.update(dict.fromkeys(KEYS, b"old"))
