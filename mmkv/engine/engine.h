@@ -326,6 +326,8 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
 uint64_t wait_start(const uint32_t *word);           /* milliseconds */
 int wait_broken_off(const uint32_t *word, uint64_t start); /* by a signal: MMKV_INTERRUPTED */
+uint64_t wait_working(void);                         /* before what takes long, and may be done again after a wait */
+void wait_worked(uint64_t since);
 int fail_held(mmkv_store *s, const uint32_t *word, uint32_t owner);
 int fail_half_written(mmkv_store *s, uint32_t shard);
 void lock_clear(uint32_t *word);                   /* unlock_word after a jump, whose guard knows already */

@@ -10,32 +10,67 @@
 #include "engine.h"
 
 enum { HANDLER_MS = 1000 }; /* that the handler of a signal takes, at most */
+enum { WAITS_MOST = 4 }; /* of one call, that are remembered */
 enum { PAUSES_FIRST = 8, PAUSES_MOST = 128, PAUSES_ALL = 512 }; /* between two looks at a lock that is taken; in all */
 
-static int took(uint32_t *word)
+/* Waits that signals have broken off, and that are taken up again when the handlers have run: each is one wait, by its lock. Else
+ * who gets a signal every second would never be told of a lock that is not let go. A call that is made again may have to wait
+ * for others first, as a transaction does for the shards before: what it has waited already counts, that in between does not. */
+struct wait { const uint32_t *word; uint64_t start, end; };
+static FAULT_LOCAL struct { struct wait wait[WAITS_MOST]; uint64_t end; uint32_t count; } broken_off;
+
+static void forget(struct wait *w)
 {
-    guard_hold(word);
-    return 0;
+    memmove(w, w + 1, (size_t)(&broken_off.wait[broken_off.count] - (w + 1)) * sizeof *w);
+    broken_off.count--;
 }
 
-/* A wait that a signal has broken off, and that is taken up again when its handler has run, is one wait: else who gets a
- * signal every second would never be told of a lock that is not let go. */
-static FAULT_LOCAL struct { const uint32_t *word; uint64_t start, end; } broken_off;
+static struct wait *wait_for(const uint32_t *word)
+{
+    for (uint32_t i = 0; i < broken_off.count; i++)
+        if (broken_off.wait[i].word == word) return &broken_off.wait[i];
+    return NULL;
+}
 
 uint64_t wait_start(const uint32_t *word)
 {
-    uint64_t now = os_now_ms();
-    bool again = broken_off.word == word && now - broken_off.end < HANDLER_MS;
-    broken_off.word = NULL;
-    return again ? broken_off.start : now;
+    uint64_t now = os_now_ms(), start = now;
+    if (now - broken_off.end >= HANDLER_MS) broken_off.count = 0;
+    struct wait *w = wait_for(word);
+    if (!w) return now;
+    start = now - w->end < HANDLER_MS ? w->start : now - (w->end - w->start);
+    forget(w);
+    return start;
 }
 
 int wait_broken_off(const uint32_t *word, uint64_t start)
 {
-    broken_off.word = word;
-    broken_off.start = start;
+    if (broken_off.count == WAITS_MOST) forget(broken_off.wait);
     broken_off.end = os_now_ms();
+    broken_off.wait[broken_off.count++] = (struct wait){ word, start, broken_off.end };
     return MMKV_INTERRUPTED;
+}
+
+/* What a call does that takes long is no part of any wait, and no reason to take none up again. */
+uint64_t wait_working(void) { return broken_off.count ? os_now_ms() : 0; }
+
+void wait_worked(uint64_t since)
+{
+    if (!since || since - broken_off.end >= HANDLER_MS) return;
+    uint64_t took = os_now_ms() - since;
+    broken_off.end += took;
+    for (uint32_t i = 0; i < broken_off.count; i++) {
+        broken_off.wait[i].start += took;
+        broken_off.wait[i].end += took;
+    }
+}
+
+static int took(uint32_t *word)
+{
+    struct wait *w = unlikely(broken_off.count) ? wait_for(word) : NULL;
+    if (w) forget(w); /* that wait is over; the next one for this lock is another */
+    guard_hold(word);
+    return 0;
 }
 
 /* Whom to name: one who holds a shard may be waiting for one who holds the allocator. */

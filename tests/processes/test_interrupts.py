@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import mmkv
+from tests.processes.programs import run_program
 from tests.support import run_python
 
 PROGRAM = """
@@ -117,3 +118,8 @@ def test_exceptions_from_outside(open_store: Any, path: Path, how: str, route: s
     with mmkv.open(path, sync="manual") as db:
         assert db[b"0"] == b"after"
         assert db[b"kept"] == b"x" * 100_000
+
+
+def test_a_wait_that_is_broken_off_and_taken_up_again_is_one_wait(tmp_path: Path) -> None:
+    """Whatever the call has to wait for or to do before; and when it is over, the next one is another."""
+    run_program("broken_off.c", tmp_path / "store")
