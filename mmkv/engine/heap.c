@@ -375,8 +375,10 @@ int heap_trim(struct op *op)
                 side++;
                 continue;
             }
+            int rc = shard_finish(op); /* what could not be handed back before: there are only so many words */
+            if (rc) return rc;
             op_begin(op);
-            int rc = op_end(op, kill_chunk(op, c, offset));
+            rc = op_end(op, kill_chunk(op, c, offset));
             if (!rc) rc = shard_finish(op);
             if (rc) return rc;
         }

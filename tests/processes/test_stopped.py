@@ -28,6 +28,7 @@ from tests.processes.live import (
     ptrace_where,
     stop_where,
 )
+from tests.processes.programs import run_program
 from tests.support import Child, until
 
 KEYS = [b"key %d" % i for i in range(400)]
@@ -284,6 +285,11 @@ def test_what_cannot_be_given_back_now_is_by_the_next_who_reserves(
         allocating.kill()
         mine[b"of mine"] = b"x" * 40_000
         assert not any(live.reserved(os.getpid()))
+
+
+def test_what_a_checkpoint_cannot_give_back_now_is_not_damage(tmp_path: Path) -> None:
+    """One after the other is told of the process that sits on the allocator, and each has empty chunks to give back."""
+    run_program("trimmed.c", tmp_path / "store")
 
 
 def preloaded(code: str, path: Path, library: Path) -> Child:

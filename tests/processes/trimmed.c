@@ -1,0 +1,70 @@
+/* trimmed.c: empty chunks that cannot be given back, since another has the allocator: see test_stopped.py. */
+#include <stdio.h>
+
+#include "between.h"
+
+enum { SIZES = 8 };
+
+static mmkv_store *first, *second;
+
+static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
+{
+    static char kept[256];
+    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
+    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
+}
+
+/* A chunk is about to be released: the second one takes the allocator's lock, and keeps it as one does who is stopped. */
+static void before_store(void *file, const void *address, uint64_t offset, uint64_t length)
+{
+    const uint64_t *word = address, *first_word = shard_of(first, 0)->release;
+    (void)file, (void)offset, (void)length;
+    if (word >= first_word && word < first_word + FMT_SHARD_RELEASES) store32(&allocator_of(first)->l.lock, second->me);
+}
+
+/* A shard that keeps an empty chunk of each of several classes. */
+static void leave_empty_chunks(void)
+{
+    static const uint8_t value[SIZES * 16];
+    for (uint64_t i = 1; i <= SIZES; i++) {
+        must(mmkv_put(KEY(first, i), value, 16 * i - 8, 0));
+        must(mmkv_delete(KEY(first, i), NULL, 0, NULL, 0));
+    }
+}
+
+static void use(void)
+{
+    uint64_t records, epoch;
+    leave_empty_chunks();
+    rig_hooks.store = before_store;
+    for (int i = 0; i < SIZES; i++) {
+        int rc = (epoch = 0, MMKV_INTERRUPTED);
+        while (rc == MMKV_INTERRUPTED) rc = mmkv_sync(first, 1, &epoch);
+        if (rc && rc != MMKV_LOCK_TIMEOUT) problem(NULL, NULL, NULL, 0, 0, mmkv_failure_get()->text);
+        store32(&allocator_of(first)->l.lock, 0);
+    }
+    rig_hooks.store = NULL;
+    must(mmkv_sync(first, 1, (epoch = 0, &epoch)));
+    must(mmkv_verify(first, NULL, problem, NULL, &records));
+}
+
+/* trimmed FILE: prints what is wrong, and is 1. */
+int main(int argc, char **argv)
+{
+    mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600 };
+    if (argc != 2) return 2;
+    mmkv_set_hash(hash, 0);
+    rig_seed(1);
+    rig_simulate_waiting();
+    must(mmkv_open(argv[1], &options, &first));
+    options.mode = MMKV_MODE_WRITE;
+    if (!wrong) must(mmkv_open(argv[1], &options, &second));
+    if (!wrong) {
+        rig_watch(argv[1], first);
+        use();
+        must(mmkv_close(second, 1));
+        must(mmkv_close(first, 1));
+    }
+    if (wrong) puts(wrong);
+    return wrong != NULL;
+}
