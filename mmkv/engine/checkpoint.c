@@ -287,15 +287,18 @@ static uint64_t written_since(mmkv_store *s, uint64_t *total)
     return *total - load(&control_of(s)->written);
 }
 
-/* Step 0, before the cut: empty chunks that were kept for reuse go back, so that this checkpoint covers it. */
+/* Step 0, before the cut: empty chunks that were kept for reuse go back, so that this checkpoint covers it. And whatever lock
+ * is held is waited for now, when a signal can still end the wait. */
 static int trim(mmkv_store *s)
 {
     uint64_t epoch = load(&control_of(s)->epoch);
+    struct op op;
     int rc = 0;
+    if (load32(&allocator_of(s)->l.lock) && !(rc = pages_lock(s, &op, INTERRUPTIBLE))) pages_unlock(&op);
     for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
-        struct op op;
-        if (load(&shard_of(s, i)->epoch) != epoch) continue;
-        if ((rc = shard_lock(s, i, &op, 0))) break;
+        const struct fmt_shard *sh = shard_of(s, i);
+        if (load(&sh->epoch) != epoch && !load32(&sh->l.lock)) continue;
+        if ((rc = shard_lock(s, i, &op, INTERRUPTIBLE))) break;
         rc = heap_trim(&op);
         shard_unlock(&op);
     }
@@ -440,6 +443,7 @@ int checkpoint(mmkv_store *s, uint64_t *epoch)
     bool mine = *epoch < at_least; /* else it became durable between two looks */
     if (mine) rc = checkpoint_led(s, epoch);
     let_go(s);
+    if (rc == MMKV_INTERRUPTED) *epoch = at_least;
     if (rc || !mine) return rc;
     rc = pages_settle(s); /* it is durable whether or not there is time for this */
     return rc == MMKV_CORRUPT ? rc : 0;

@@ -110,7 +110,7 @@ static int fill(struct commit *c)
         struct draft *d = &c->change[i].d;
         if (!c->change[i].alone) continue;
         uint64_t pages = pages_of(d->size);
-        int rc = pages_take(c->s, FMT_ZONE_HEAP, &pages, 0, word, &d->extent, c->flags);
+        int rc = pages_take(c->s, FMT_ZONE_HEAP, &pages, 0, word, &d->extent, c->flags | INTERRUPTIBLE);
         if (rc) return rc;
         d->reservation = word++;
         if ((rc = draft_fill(c->s, d))) return rc;
@@ -346,7 +346,7 @@ static int commit_changes(struct commit *c)
     if (rc || (rc = make_drafts(c, &singles)) || (rc = write_ready(c->s, c->flags)) || (rc = compare_long(c))) return rc;
     if ((rc = lay_out(c, singles))) return rc;
     if (!(rc = fill(c))) rc = commit_locked(c);
-    int again = reservation_end(c->s, c->word, c->flags);
+    int again = reservation_end(c->s, c->word, rc, c->flags);
     return again ? again : rc;
 }
 
@@ -380,7 +380,8 @@ static int fail_unread(const struct commit *c)
 static int commit_reads(struct commit *c)
 {
     mmkv_store *s = c->s;
-    uint64_t start = 0;
+    static const uint32_t never;
+    uint64_t start = 0, entered = 0;
     bool valid;
     int rc = shard_stale(s);
     if (rc || (rc = compare_long(c))) return rc;
@@ -399,10 +400,10 @@ static int commit_reads(struct commit *c)
         }
         for (uint32_t i = 0; i < c->parts; i++)
             if (load(&shard_of(s, c->part[i].shard)->failed)) return fail_unusable(s, shard_of(s, c->part[i].shard));
-        if (!start) start = os_now_ms();
-        else if (os_now_ms() - start > s->lock_timeout_ms) return fail_unread(c);
-        uint32_t none = 0;
-        os_wait(&none, 0, 1);
+        uint64_t now = os_now_ms();
+        if (!start) start = wait_start(&never), entered = now;
+        else if (now - start > s->lock_timeout_ms) return fail_unread(c);
+        if (os_wait(&never, never, 1) || now - entered >= LOOK_FOR_SIGNALS_MS) return wait_broken_off(&never, start);
     }
 }
 

@@ -545,7 +545,7 @@ int draft_link(struct op *op, const struct draft *d, const struct place *p, bool
 int unlink_at(struct op *op, uint64_t hash, const struct place *p);
 int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, size_t key_length, const void *value,
                size_t value_length, unsigned flags);
-int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags);
+int draft_drop(mmkv_store *s, struct draft *d, bool published, int code, unsigned flags);
 /* Of a locked shard; each one operation, and those that make room before it. */
 int put_locked(struct op *op, struct draft *d, unsigned flags);
 int put_at(struct op *op, struct draft *d, struct place *p, bool found);
@@ -584,7 +584,7 @@ void transaction_end(struct op *op);
 int transaction_undo(struct op *op);                 /* whatever a locked shard has under way */
 int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags);
 int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags);
-int reservation_end(mmkv_store *s, uint64_t *word, unsigned flags);
+int reservation_end(mmkv_store *s, uint64_t *word, int code, unsigned flags);
 
 /* ---- commit.c ---- */
 struct commit;

@@ -231,7 +231,7 @@ static void unwind(struct guard *g)
         if (GUARDED(s, commit_settle(g->commit))) GUARDED(s, give_up(&op));
         GUARDED(s, let_go(s, word));
     }
-    if (g->reserved) GUARDED(s, reservation_end(s, g->reservation, 0)); /* if not, whoever settles the slot does it */
+    if (g->reserved) GUARDED(s, reservation_end(s, g->reservation, 0, 0)); /* if not, whoever settles the slot does it */
     if (g->copied) free(g->scratch);
 }
 

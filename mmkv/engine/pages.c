@@ -198,7 +198,7 @@ int pages_lock(mmkv_store *s, struct op *a, unsigned flags)
     uint32_t dead;
     int rc = map_all(s);
     if (rc || (rc = lock_word(s, &p->l.lock, flags, &dead))) return rc;
-    op_open(a, s, &p->l, &p->log, flags);
+    op_open(a, s, &p->l, &p->log, flags & ~(unsigned)INTERRUPTIBLE);
     a->sh = NULL;
     if (unlikely(load(&p->failed))) rc = fail_unusable(s, NULL);
     else if (unlikely(dead)) rc = pages_undo(a);

@@ -296,10 +296,10 @@ int draft_make(mmkv_store *s, struct draft *d, uint64_t hash, const void *key, s
 }
 
 /* The end of every draft. What was not published is handed back. */
-int draft_drop(mmkv_store *s, struct draft *d, bool published, unsigned flags)
+int draft_drop(mmkv_store *s, struct draft *d, bool published, int code, unsigned flags)
 {
     if (likely(!d->reservation) || published || load(d->reservation) != d->extent) return 0;
-    return reservation_end(s, d->reservation, flags);
+    return reservation_end(s, d->reservation, code, flags);
 }
 
 int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, const void *value, size_t value_length,
@@ -314,7 +314,7 @@ int shard_put(mmkv_store *s, uint64_t hash, const void *key, size_t key_length, 
         rc = put_locked(&op, &d, flags);
         shard_unlock(&op);
     }
-    rc2 = draft_drop(s, &d, !rc, flags);
+    rc2 = draft_drop(s, &d, !rc, rc, flags);
     return unlikely(rc2) ? rc2 : rc;
 }
 
@@ -454,7 +454,7 @@ int shard_clear(mmkv_store *s)
     if (rc || (rc = write_ready(s, 0))) return rc;
     for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
         for (uint64_t from = 0; from < 1u << FMT_DEPTH_MAX && !rc;) { /* others wait for one table at most */
-            if ((rc = shard_lock(s, i, &op, 0))) break;
+            if ((rc = shard_lock(s, i, &op, INTERRUPTIBLE))) break;
             rc = clear_table(&op, (uint32_t)from, &from);
             if (!rc && from >= 1u << FMT_DEPTH_MAX && !op.sh->count[op.sh->epoch & 1] && index_reset(&op) == MMKV_CORRUPT)
                 rc = MMKV_CORRUPT;

@@ -68,7 +68,7 @@ int shard_swap(mmkv_store *s, uint64_t hash, const void *key, size_t key_length,
     }
     if (likely(!(rc = draft_make(s, &d, hash, key, key_length, value, value_length, flags))))
         rc = swap_present(s, hash, key, key_length, expected, expected_length, &d, flags, done);
-    rc2 = draft_drop(s, &d, *done, flags);
+    rc2 = draft_drop(s, &d, *done, rc, flags);
     return unlikely(rc2) ? rc2 : rc;
 }
 

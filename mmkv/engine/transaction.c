@@ -155,12 +155,13 @@ int reservation_give(mmkv_store *s, uint64_t *word, unsigned flags)
     return rc ? rc : pages_give(s, word, flags);
 }
 
-/* The same when a call ends. If the allocator does not let it, another process having it, the word stays as it is and is
- * given back by who next wants one, by who closes, or with the slot. MMKV_CORRUPT is all that it fails with. */
-int reservation_end(mmkv_store *s, uint64_t *word, unsigned flags)
+/* The same when a call ends, with `code`. If the allocator does not let it, another process having it, the word stays as it
+ * is and is given back by who next wants one, by who closes, or with the slot: so a call that a signal ends does not wait
+ * for it. MMKV_CORRUPT is all that this fails with. */
+int reservation_end(mmkv_store *s, uint64_t *word, int code, unsigned flags)
 {
     mmkv_failure before = *mmkv_failure_get();
-    int rc = reservation_give(s, word, flags);
+    int rc = reservation_give(s, word, code == MMKV_INTERRUPTED ? flags | MMKV_NO_WAIT : flags);
     if (!rc || rc == MMKV_CORRUPT) return rc;
     fail_again(&before);
     atomic_fetch_or_explicit(&s->kept, 1u << (word - process_of(s, s->slot)->reserved_extent), memory_order_release);
@@ -180,11 +181,12 @@ static int give_kept(mmkv_store *s, unsigned flags)
     return rc;
 }
 
-/* An extent that is filled before any shard's lock is taken: noted in the process slot. */
+/* An extent that is filled before any shard's lock is taken: noted in the process slot. A signal ends the wait. */
 int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *offset, unsigned flags)
 {
     struct fmt_process *process = process_of(s, s->slot);
-    for (;;) {
+    flags |= INTERRUPTIBLE;
+    for (uint64_t entered = 0;;) {
         int rc = unlikely(atomic_load_explicit(&s->kept, memory_order_relaxed)) ? give_kept(s, flags) : 0;
         if (rc) return rc;
         for (int i = 0; i < 4; i++) {
@@ -203,6 +205,8 @@ int reservation_take(mmkv_store *s, uint64_t pages, uint64_t **word, uint64_t *o
         }
         if (flags & MMKV_NO_WAIT) return MMKV_WOULD_BLOCK;
         if (unlikely(load(&allocator_of(s)->failed))) return fail_unusable(s, NULL); /* what is reserved cannot be given back */
-        os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1);
+        if (!entered) entered = os_now_ms();
+        if (os_wait((uint32_t *)(void *)&process->reserved_extent[0], (uint32_t)load(&process->reserved_extent[0]), 1)
+            || os_now_ms() - entered >= LOOK_FOR_SIGNALS_MS) return MMKV_INTERRUPTED;
     }
 }

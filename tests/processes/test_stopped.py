@@ -401,6 +401,9 @@ WAITER = """
         "pop": lambda: db.pop(key),
         "iterate": lambda: len(list(db)),
         "sync": lambda: db.sync(),
+        "clear": lambda: db.clear(),
+        "large": lambda: db.put(key, b"x" * 40_000),
+        "transaction": lambda: db.atomically(lambda t: t.put(key, b"x" * 40_000)),
     }[sys.argv[5]]
     try:
         print("ready")
@@ -414,7 +417,12 @@ WAITER = """
 
 
 @pytest.mark.parametrize(
-    ("mode", "call"), [("w", "put"), ("w", "get"), ("w", "pop"), ("w", "iterate"), ("r", "get"), ("r", "iterate")]
+    ("mode", "call"),
+    [
+        *(("w", call) for call in ("put", "get", "pop", "iterate", "large", "transaction", "clear", "sync")),
+        ("r", "get"),
+        ("r", "iterate"),
+    ],
 )
 def test_ctrl_c_ends_a_wait(filled: Any, writer: Child, path: Path, mode: str, call: str) -> None:
     pid = writer.process.pid
@@ -429,6 +437,50 @@ def test_ctrl_c_ends_a_wait(filled: Any, writer: Child, path: Path, mode: str, c
             assert waiter.line() == "KeyboardInterrupt"
             assert waiter.line() == "0"
             waiter.end()
+        writer.kill()
+
+
+@pytest.mark.parametrize("call", ["large", "transaction", "sync"])
+def test_ctrl_c_ends_a_wait_for_pages(filled: Any, path: Path, call: str) -> None:
+    with Child(ALLOCATING, path) as writer, looking_at(path) as live:
+        assert writer.line() == "ready"
+        pid = writer.process.pid
+        stop_where(pid, lambda: live.owner(ALLOCATOR) == pid and not live.held(pid))
+        with Child(WAITER, path, "w", 600, "key 0", call, 0) as waiter:
+            assert waiter.line() == "ready"
+            until(lambda: bool(live.word(ALLOCATOR) >> 31))
+            waiter.process.send_signal(signal.SIGINT)
+            assert waiter.line() == "KeyboardInterrupt"
+            waiter.end()
+        writer.kill()
+    assert filled[b"key 0"] == b"old"
+
+
+READING_TRANSACTION = """
+    import signal, sys, mmkv
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    db = mmkv.open(sys.argv[1], "r", lock_timeout=600)
+    try:
+        with db.transaction() as t:
+            for i in range(400):
+                t[b"key %d" % i]
+            print("ready")
+            input()
+    except BaseException as error:
+        print(type(error).__name__)
+"""
+
+
+def test_ctrl_c_ends_the_wait_of_a_reading_transaction(filled: Any, path: Path) -> None:
+    with Child(READING_TRANSACTION, path) as reader, Child(WRITER, path) as writer, looking_at(path) as live:
+        assert reader.line() == "ready"
+        assert writer.line() == "ready"
+        stop_where(writer.process.pid, lambda: bool(live.held(writer.process.pid, odd=True)))
+        reader.tell("go on")
+        until(lambda: asleep(reader.process.pid))
+        reader.process.send_signal(signal.SIGINT)
+        assert reader.line() == "KeyboardInterrupt"
+        reader.end()
         writer.kill()
 
 
