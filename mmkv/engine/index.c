@@ -371,9 +371,12 @@ static void keep_side(const struct fmt_table *from, struct fmt_table *to, uint32
 
 /* ---- growing and shrinking: each an operation of its own, before or after the one that wants it ---- */
 
+/* An operation takes its pages in the order of the words. What is left in this one and those behind is of an operation that
+ * could not finish, and goes back first: `publish` takes all that the words name for what it has published. */
 static int take_page(struct op *op, int i, uint64_t pages, uint64_t *offset)
 {
-    int rc = pages_give(op->s, &op->sh->reserve[i], op->flags); /* of an operation that could not finish */
+    int rc = 0;
+    for (int j = i; j < (int)FMT_SHARD_RESERVES && !rc; j++) rc = pages_give(op->s, &op->sh->reserve[j], op->flags);
     return rc ? rc : pages_take(op->s, FMT_ZONE_INDEX, &pages, 0, &op->sh->reserve[i], offset, op->flags);
 }
 

@@ -292,6 +292,11 @@ def test_what_a_checkpoint_cannot_give_back_now_is_not_damage(tmp_path: Path) ->
     run_program("trimmed.c", tmp_path / "store")
 
 
+def test_pages_that_a_split_could_not_give_back_are_not_lost(tmp_path: Path) -> None:
+    """To the next change of the index, which takes fewer."""
+    run_program("reserves.c", tmp_path / "store")
+
+
 def preloaded(code: str, path: Path, library: Path) -> Child:
     """A child whose flushes can be stopped (tests/shim.py)."""
     return Child(shim.PRELUDE + textwrap.dedent(code), path, environment={"LD_PRELOAD": str(library)})
