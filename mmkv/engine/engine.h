@@ -1,8 +1,8 @@
 /* engine.h: what the engine's files share: the handle, the words of the trade, and each file's interface.
  *
- * Layers, each knowing only those below: entry.c | store.c attach.c fork.c | check.c repair.c recover.c checkpoint.c
- * | commit.c | swap.c wait.c | shard.c read.c scan.c | transaction.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside them: whoever is called from
- * outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
+ * Layers, each knowing only those below: entry.c | store.c attach.c fork.c | check.c repair.c recover.c checkpoint.c | commit.c | swap.c wait.c
+ * | shard.c read.c scan.c | transaction.c | index.c heap.c | record.c pages.c holes.c | lock.c | map.c | os.c | error.c. fault.c stands beside
+ * them: whoever is called from outside goes through its guards, and after a fault it has lock.c and pages.c undo what was under way. */
 #ifndef MMKV_ENGINE_H
 #define MMKV_ENGINE_H
 
@@ -326,8 +326,7 @@ int lock_word(mmkv_store *s, uint32_t *word, unsigned flags, uint32_t *dead);
 void unlock_word(mmkv_store *s, uint32_t *word);
 uint64_t wait_start(const uint32_t *word);           /* milliseconds */
 int wait_broken_off(const uint32_t *word, uint64_t start); /* by a signal: MMKV_INTERRUPTED */
-uint64_t wait_working(void);                         /* before what takes long, and may be done again after a wait */
-void wait_worked(uint64_t since);
+void wait_worked(uint64_t since);                    /* since then, at what may be done again after a wait */
 int fail_held(mmkv_store *s, const uint32_t *word, uint32_t owner);
 int fail_half_written(mmkv_store *s, uint32_t shard);
 void lock_clear(uint32_t *word);                   /* unlock_word after a jump, whose guard knows already */

@@ -52,11 +52,9 @@ int wait_broken_off(const uint32_t *word, uint64_t start)
 }
 
 /* What a call does that takes long is no part of any wait, and no reason to take none up again. */
-uint64_t wait_working(void) { return broken_off.count ? os_now_ms() : 0; }
-
 void wait_worked(uint64_t since)
 {
-    if (!since || since - broken_off.end >= HANDLER_MS) return;
+    if (since - broken_off.end >= HANDLER_MS) return;
     uint64_t took = os_now_ms() - since;
     broken_off.end += took;
     for (uint32_t i = 0; i < broken_off.count; i++) {

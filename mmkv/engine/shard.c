@@ -254,7 +254,7 @@ int draft_fill(mmkv_store *s, const struct draft *d)
     uint8_t *p = at(s, d->extent, pages_of(d->size) * FMT_PAGE);
     if (!p) return fail(MMKV_CORRUPT, d->extent, "the allocator gave an extent outside the file");
     atomic_thread_fence(memory_order_release); /* R31 */
-    uint64_t since = wait_working();
+    uint64_t since = os_now_ms();
     write_record(p, d, FMT_RECORD_ALONE);
     wait_worked(since);
     return 0;
