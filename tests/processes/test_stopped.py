@@ -406,7 +406,6 @@ WAITER = """
         "pop": lambda: db.pop(key),
         "iterate": lambda: len(list(db)),
         "sync": lambda: db.sync(),
-        "clear": lambda: db.clear(),
         "large": lambda: db.put(key, b"x" * 40_000),
         "transaction": lambda: db.atomically(lambda t: t.put(key, b"x" * 40_000)),
     }[sys.argv[5]]
@@ -424,7 +423,7 @@ WAITER = """
 @pytest.mark.parametrize(
     ("mode", "call"),
     [
-        *(("w", call) for call in ("put", "get", "pop", "iterate", "large", "transaction", "clear", "sync")),
+        *(("w", call) for call in ("put", "get", "pop", "iterate", "large", "transaction", "sync")),
         ("r", "get"),
         ("r", "iterate"),
     ],
