@@ -82,8 +82,11 @@ static int format_file(int fd, uint32_t shards)
     page.super.uuid[8] = (page.super.uuid[8] & 0x3f) | 0x80;
     page.super.checksum = engine_hash(&page, offsetof(struct fmt_superblock, checksum), 0);
     if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_COPY_AT)) || (rc = os_flush_file(fd))) return rc;
-    if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_AT))) return rc;
-    return os_flush_file(fd);
+    if ((rc = os_write(fd, &page, sizeof page, FMT_SUPERBLOCK_AT)) || !(rc = os_flush_file(fd))) return rc;
+    mmkv_failure kept = *mmkv_failure_get();
+    os_set_length(fd, 0); /* the kernel takes the superblock for written, so that no later flush would cover it */
+    fail_again(&kept);
+    return rc;
 }
 
 /* The lock for opening is had before the name: who is there first cannot make us wait, and so, in mode "n", begin anew. */

@@ -173,6 +173,31 @@ def test_a_creation_that_failed_leaves_no_store_and_is_begun_anew(shim: Path, tm
     assert done == ["0", "1", "1", "1", "2", "2", "2", "3"]
 
 
+NOT_FLUSHED = """
+import ctypes, errno, sys
+import mmkv
+path = sys.argv[1]
+shim = ctypes.CDLL(None)
+open(path, "xb").close()
+shim.shim_arm(b"fsync", 2, errno.EIO)
+for mode, expected in (("c", OSError), ("w", mmkv.NotAStoreError), ("r", mmkv.NotAStoreError)):
+    try:
+        mmkv.open(path, mode)
+        print("opened with", mode)
+    except expected:
+        pass
+print(shim.shim_calls())
+with mmkv.open(path, "c") as db:
+    db[b"k"] = b"v"
+    assert db.verify().ok
+"""
+
+
+def test_a_creation_whose_last_flush_failed_leaves_no_store(shim: Path, tmp_path: Path) -> None:
+    """The kernel takes the superblock for written: no later flush would, and what is synced would be lost with it."""
+    assert run_shimmed(shim, "-c", NOT_FLUSHED, tmp_path / "store.mmkv") == "2"
+
+
 DELETING = """
 import ctypes, errno, itertools, os, sys
 import mmkv, xxhash
