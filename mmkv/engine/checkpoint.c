@@ -64,7 +64,8 @@ static uint64_t clean_word(int which, uint64_t epoch)
 
 bool slot_clean(const mmkv_store *s, int which)
 {
-    return slot_of(s, which)->clean == clean_word(which, slot_of(s, which)->epoch);
+    const struct fmt_slot *slot = slot_of(s, which);
+    return load(&slot->clean) == clean_word(which, load(&slot->epoch));
 }
 
 /* ---- a failed flush ---- */

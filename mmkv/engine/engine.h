@@ -407,8 +407,7 @@ struct zone {                    /* geometry of a zone */
     uint64_t number;
     uint32_t kind;
 };
-int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, uint64_t *word, uint64_t *offset,
-               unsigned flags);
+int pages_take(mmkv_store *s, uint32_t kind, uint64_t *wanted, uint64_t least, uint64_t *word, uint64_t *offset, unsigned flags);
 int pages_give(mmkv_store *s, uint64_t *word, unsigned flags);   /* hand back what a release or reserve word names */
 int pages_share(struct op *a, bool *wanted);         /* whoever waits for the lock has it; if this fails it is not held */
 int pages_settle(mmkv_store *s);                     /* collect what is waiting and durable, punch what is too much */

@@ -55,7 +55,7 @@ BUGS = [
         "zone-table-not-flushed",
         "the zone table is not flushed",
         "checkpoint.c",
-        "if ((rc = checkpoint_flush(s, zone_of(s, 0), FMT_ZONES * sizeof(struct fmt_zone)))) return rc;",
+        "if ((rc = checkpoint_flush(s, s->head, FMT_ZONES_AT + FMT_ZONES * sizeof(struct fmt_zone)))) return rc;",
         "",
     ),
     Bug(
