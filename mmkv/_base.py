@@ -1,4 +1,4 @@
-"""The base class of Store: the native one, or the one over cffi."""
+"""The base classes of Store and Lock: the native ones, or those over cffi."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mmkv import _native
 
 if TYPE_CHECKING or _native.hot_route == "cffi":
-    from mmkv._reference import Hot
+    from mmkv._reference import Hot, Leaver
 else:
-    Hot = _native.native_hot()
+    Hot, Leaver = _native.native_hot().Hot, _native.native_hot().Leaver
 
-__all__ = ["Hot"]
+__all__ = ["Hot", "Leaver"]

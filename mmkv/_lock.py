@@ -9,6 +9,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from mmkv._base import Leaver
 from mmkv.errors import Error, LockTimeoutError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _LOOK: Final = 0.1
 """A holder that dies tells nobody: who waits asks this often, in seconds."""
 
 
-class Lock:
+class Lock(Leaver):
     """A lock between the threads of all processes that have a store open.
 
     It is one record of the store, with the holder's name in it. It is released when its holder dies, or closes the
@@ -50,6 +51,8 @@ class Lock:
     """
 
     __slots__ = ("_held", "_name", "_store", "_timeout")
+
+    _errors = Error  # those of the store itself: after these nothing is tried again
 
     def __init__(self, store: Store, name: Buffer, *, timeout: float | None = None) -> None:
         if isinstance(name, str):
@@ -138,16 +141,8 @@ class Lock:
             raise TimeoutError(f"{self!r} was not free within {self._timeout} s")
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self.release()
-        except (Error, OSError, RuntimeError):
-            raise
-        except BaseException:
-            # A signal's handler has raised. Once more, if it came too soon; if it did not, there is nothing to release.
-            with contextlib.suppress(Exception):
-                self.release()
-            raise
+    def _end(self) -> None:
+        self.release()
 
     def __repr__(self) -> str:
         return f"<mmkv.Lock {self._name!r} in {self._store.path!r}>"

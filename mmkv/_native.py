@@ -270,7 +270,7 @@ hot_route: Final = "cffi" if os.environ.get("MMKV_HOT") == "cffi" or sys.impleme
 
 
 def native_hot() -> Any:
-    """The native class `Hot`, made ready; only where `hot_route` is "native"."""
+    """The module of the native class `Hot`, made ready; only where `hot_route` is "native"."""
     module = _native_hot()
     module.set_error_factory(failure)
-    return module.Hot
+    return module

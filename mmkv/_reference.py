@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from mmkv._arguments import load, load_key, load_number
 from mmkv._native import CLOSED, failure, ffi, last_failure, lib
+from mmkv.errors import Error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -869,3 +871,25 @@ def _scan_list(data: bytes, with_values: bool) -> list[Any]:
             items.append((key, None))
         at = (end + 7) & ~7
     return items
+
+
+class Leaver:
+    """The base of Lock: what `__exit__` does is done also when the handler of a signal raises in it."""
+
+    __slots__ = ()
+
+    _errors: type[Exception] = Error
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._end()
+        except self._errors:
+            raise
+        except BaseException:
+            # A signal's handler has raised. Once more, if it came too soon; if it did not, there is nothing to leave.
+            with contextlib.suppress(Exception):
+                self._end()
+            raise

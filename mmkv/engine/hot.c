@@ -322,6 +322,39 @@ static PyType_Spec hot_spec = {
     .slots = hot_slots,
 };
 
+/* The base of Lock. Its __exit__ is a step of C: what the handler of a signal raises at the beginning of a function of Python,
+ * before the first line of it, no such function can see to. _end() is called once more if it did not come to its own end. */
+static PyObject *leaver_exit(PyObject *self, PyObject *Py_UNUSED(exception))
+{
+    PyObject *type, *value, *trace, *errors, *result = PyObject_CallMethod(self, "_end", NULL);
+    if (result) return result;
+    PyErr_Fetch(&type, &value, &trace);
+    errors = PyObject_GetAttrString(self, "_errors");
+    if (errors && !PyErr_GivenExceptionMatches(type, errors)) result = PyObject_CallMethod(self, "_end", NULL);
+    Py_XDECREF(errors);
+    Py_XDECREF(result);
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+    return NULL;
+}
+
+static PyMethodDef leaver_methods[] = {
+    {"__exit__", leaver_exit, METH_VARARGS, NULL},
+    {0},
+};
+
+static PyType_Slot leaver_slots[] = {
+    {Py_tp_methods, leaver_methods},
+    {0, NULL},
+};
+
+static PyType_Spec leaver_spec = {
+    .name = "mmkv._hot.Leaver",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = leaver_slots,
+};
+
 static PyObject *set_error_factory(PyObject *Py_UNUSED(module), PyObject *factory)
 {
     Py_XDECREF(error_factory);
@@ -335,6 +368,15 @@ static PyMethodDef module_methods[] = {
     {0},
 };
 
+static int add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (!type) return -1;
+    int bad = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return bad;
+}
+
 static int module_exec(PyObject *module)
 {
     /* What error_factory makes, and the hooks for forks, are those of the main interpreter. */
@@ -342,11 +384,8 @@ static int module_exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "mmkv cannot be used in a subinterpreter: use threads or processes");
         return -1;
     }
-    PyObject *type = PyType_FromModuleAndSpec(module, &hot_spec, NULL);
-    if (!type) return -1;
-    int bad = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return bad;
+    int bad = add_type(module, &hot_spec);
+    return bad ? bad : add_type(module, &leaver_spec);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -417,9 +417,9 @@ def test_an_exception_at_any_line_of_release(store: Any) -> None:
 
 
 def test_an_exception_in_the_middle_of_the_end_of_a_block(store: Any) -> None:
-    """An alarm that comes in there finds it released, but at the very first line."""
-    for at in range(2, 100):
-        sys.settrace(alarm_at(at, {"__exit__", "release", "_forget"}))
+    """An alarm that comes in there finds it released; with the other route, but at the very first line."""
+    for at in range(2 if mmkv._native.hot_route == "cffi" else 1, 100):
+        sys.settrace(alarm_at(at, {"__exit__", "_end", "release", "_forget"}))
         try:
             with mmkv.Lock(store, NAME):
                 pass
