@@ -454,7 +454,7 @@ int shard_clear(mmkv_store *s)
     if (rc || (rc = write_ready(s, 0))) return rc;
     for (uint32_t i = 0; i < s->shard_count && !rc; i++) {
         for (uint64_t from = 0; from < 1u << FMT_DEPTH_MAX && !rc;) { /* others wait for one table at most */
-            if ((rc = shard_lock(s, i, &op, 0))) break; /* begun anew, it would remove what was put behind it */
+            if ((rc = shard_lock(s, i, &op, 0))) break; /* not INTERRUPTIBLE: begun anew, it would remove what was put behind it */
             rc = clear_table(&op, (uint32_t)from, &from);
             if (!rc && from >= 1u << FMT_DEPTH_MAX && !op.sh->count[op.sh->epoch & 1] && index_reset(&op) == MMKV_CORRUPT)
                 rc = MMKV_CORRUPT;

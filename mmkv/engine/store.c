@@ -127,17 +127,24 @@ static int is_unfinished(int fd, bool *unfinished)
     return rc;
 }
 
+/* After what was done with the lock for opening, which came to `rc`. */
+static int let_others_open(int fd, int rc)
+{
+    bool got;
+    int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
+    return rc ? rc : rc2;
+}
+
 /* An empty file becomes a store in place. Others may be doing the same. */
 static int format_in_place(mmkv_store *s, uint32_t shards)
 {
-    bool got, unfinished = false;
+    bool unfinished = false;
     int fd = s->fd, rc = attach_wait(fd, OS_LOCK_WRITE, s->lock_timeout_ms);
     if (rc) return rc;
     rc = is_unfinished(fd, &unfinished);
     if (!rc && unfinished) rc = os_set_length(fd, 0);
     if (!rc && unfinished) rc = format_file(fd, shards);
-    int rc2 = os_lock(fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
-    return rc ? rc : rc2;
+    return let_others_open(fd, rc);
 }
 
 /* ---- opening ---- */
@@ -186,25 +193,21 @@ static int read_superblock(mmkv_store *s)
 /* For a repair. Of what is being made, or was, nothing is a superblock's copy. */
 static int mend_superblock(mmkv_store *s)
 {
-    bool got, unfinished;
+    bool unfinished;
     int rc = attach_wait(s->fd, OS_LOCK_WRITE, s->lock_timeout_ms);
     if (rc) return rc;
     if (!(rc = is_unfinished(s->fd, &unfinished)) && !unfinished) rc = repair_superblock(s->fd, s->repair);
-    int rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
-    return rc ? rc : rc2;
+    return let_others_open(s->fd, rc);
 }
 
 /* Somebody may be making a store of an empty file, and then what is read is of several moments, half a superblock too. Before
  * that is called damage it is read once more, with the lock that whoever makes one has. */
 static int check_superblock(mmkv_store *s)
 {
-    bool got;
     int rc = read_superblock(s);
     if ((rc != MMKV_CORRUPT && rc != MMKV_VERSION) || s->attach_fd >= 0) return rc; /* or had already, by create() */
     if ((rc = attach_wait(s->fd, OS_LOCK_READ, s->lock_timeout_ms))) return rc;
-    rc = read_superblock(s);
-    int rc2 = os_lock(s->fd, FMT_LOCK_ATTACH, 1, OS_UNLOCK, &got);
-    return rc ? rc : rc2;
+    return let_others_open(s->fd, read_superblock(s));
 }
 
 static int open_file(mmkv_store *s, const char *path, const mmkv_options *o)

@@ -2,6 +2,9 @@
 #ifndef BETWEEN_H
 #define BETWEEN_H
 
+#include <stdio.h>
+#include <string.h>
+
 #include "engine.h"
 #include "runtime.h"
 
@@ -22,6 +25,32 @@ static inline uint64_t hash(const void *data, size_t length, uint64_t seed)
         h ^= h >> 29;
     }
     return h;
+}
+
+/* For verify(). */
+static inline void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
+{
+    static char kept[256];
+    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
+    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
+}
+
+/* Two handles of a new store are used, and what is wrong is printed. Returns what main is to. */
+static inline int with_two(const char *path, mmkv_options options, mmkv_store **first, mmkv_store **second, void (*use)(void))
+{
+    mmkv_set_hash(hash, 0);
+    rig_seed(1);
+    must(mmkv_open(path, &options, first));
+    options.mode = MMKV_MODE_WRITE;
+    if (!wrong) must(mmkv_open(path, &options, second));
+    if (!wrong) {
+        rig_watch(path, *first);
+        use();
+        must(mmkv_close(*second, 1));
+        must(mmkv_close(*first, 1));
+    }
+    if (wrong) puts(wrong);
+    return wrong != NULL;
 }
 
 #endif

@@ -1,6 +1,4 @@
 /* broken_off.c: waits for a lock that are broken off, for signals to be looked at, and taken up again: see test_interrupts.py. */
-#include <stdio.h>
-
 #include "between.h"
 
 enum { TIMEOUT_MS = 1000, TRIES = 40, LARGE = 20000, SECOND_NS = 1000000000 };
@@ -95,18 +93,6 @@ int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 2, .permissions = 0600, .lock_timeout_ms = TIMEOUT_MS };
     if (argc != 2) return 2;
-    mmkv_set_hash(hash, 0);
-    rig_seed(1);
     rig_simulate_waiting();
-    must(mmkv_open(argv[1], &options, &first));
-    options.mode = MMKV_MODE_WRITE;
-    if (!wrong) must(mmkv_open(argv[1], &options, &second));
-    if (!wrong) {
-        rig_watch(argv[1], first);
-        use();
-        must(mmkv_close(second, 1));
-        must(mmkv_close(first, 1));
-    }
-    if (wrong) puts(wrong);
-    return wrong != NULL;
+    return with_two(argv[1], options, &first, &second, use);
 }

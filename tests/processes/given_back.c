@@ -1,7 +1,4 @@
 /* given_back.c: two extents that are given back in another order than they died in: see test_verify_beside_writers.py. */
-#include <stdio.h>
-#include <string.h>
-
 #include "between.h"
 
 enum { LARGE = 50000 };
@@ -20,13 +17,6 @@ static void before_store(void *file, const void *address, uint64_t offset, uint6
     acted = true;
     store_release(&control_of(first)->epoch, load(&control_of(first)->epoch) + 1);
     must(mmkv_delete(KEY(second, key[1]), NULL, 0, NULL, 0));
-}
-
-static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
-{
-    static char kept[256];
-    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
-    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
 }
 
 static void use(void)
@@ -55,17 +45,5 @@ int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 2, .permissions = 0600 };
     if (argc != 2) return 2;
-    mmkv_set_hash(hash, 0);
-    rig_seed(1);
-    must(mmkv_open(argv[1], &options, &first));
-    options.mode = MMKV_MODE_WRITE;
-    if (!wrong) must(mmkv_open(argv[1], &options, &second));
-    if (!wrong) {
-        rig_watch(argv[1], first);
-        use();
-        must(mmkv_close(second, 1));
-        must(mmkv_close(first, 1));
-    }
-    if (wrong) puts(wrong);
-    return wrong != NULL;
+    return with_two(argv[1], options, &first, &second, use);
 }

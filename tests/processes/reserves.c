@@ -1,6 +1,4 @@
 /* reserves.c: pages that a split of an index table could not give back, as another has the allocator: see test_stopped.py. */
-#include <stdio.h>
-
 #include "between.h"
 
 enum { KEYS_MOST = 4000, LARGE = 20000 };
@@ -21,13 +19,6 @@ static void before_store(void *file, const void *address, uint64_t offset, uint6
     (void)file, (void)offset, (void)length;
     bool split = address == lock && sh->release[0] && sh->reserve[1] && !load32(lock);
     if (when == AT_SPLIT ? split : address == sh->release) store32(lock, second->me);
-}
-
-static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
-{
-    static char kept[256];
-    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
-    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
 }
 
 /* Put keys until a split could give back neither its pages nor the extent that is there to be given back each time. */
@@ -67,18 +58,6 @@ int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600, .lock_timeout_ms = 100 };
     if (argc != 2) return 2;
-    mmkv_set_hash(hash, 0);
-    rig_seed(1);
     rig_simulate_waiting();
-    must(mmkv_open(argv[1], &options, &first));
-    options.mode = MMKV_MODE_WRITE;
-    if (!wrong) must(mmkv_open(argv[1], &options, &second));
-    if (!wrong) {
-        rig_watch(argv[1], first);
-        use();
-        must(mmkv_close(second, 1));
-        must(mmkv_close(first, 1));
-    }
-    if (wrong) puts(wrong);
-    return wrong != NULL;
+    return with_two(argv[1], options, &first, &second, use);
 }

@@ -27,7 +27,7 @@ static uint64_t acting_hash(const void *data, size_t length, uint64_t seed)
     return hash(data, length, seed);
 }
 
-static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
+static void found(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
 {
     (void)context, (void)name, (void)name_length, (void)offset, (void)text;
     if (!wrong && strcmp(kind, "control")) wrong = "what lies where the chunk was is taken for its records"; /* the leader is not one */
@@ -61,7 +61,7 @@ static void use(void)
         memcpy(value + at_ - 20, words, 16);
     }
     armed = dead_chunk != 0;
-    must(mmkv_verify(first, NULL, problem, NULL, &records));
+    must(mmkv_verify(first, NULL, found, NULL, &records));
     if (!reused && !wrong) wrong = "the chunk's page was not used again";
 }
 

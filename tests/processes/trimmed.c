@@ -1,18 +1,9 @@
 /* trimmed.c: empty chunks that cannot be given back, since another has the allocator: see test_stopped.py. */
-#include <stdio.h>
-
 #include "between.h"
 
 enum { SIZES = 8 };
 
 static mmkv_store *first, *second;
-
-static void problem(void *context, const char *kind, const void *name, size_t name_length, uint64_t offset, const char *text)
-{
-    static char kept[256];
-    (void)context, (void)kind, (void)name, (void)name_length, (void)offset;
-    if (!wrong) wrong = strncpy(kept, text, sizeof kept - 1);
-}
 
 /* A chunk is about to be released: the second one takes the allocator's lock, and keeps it as one does who is stopped. */
 static void before_store(void *file, const void *address, uint64_t offset, uint64_t length)
@@ -53,18 +44,6 @@ int main(int argc, char **argv)
 {
     mmkv_options options = { .mode = MMKV_MODE_NEW, .shards = 1, .permissions = 0600 };
     if (argc != 2) return 2;
-    mmkv_set_hash(hash, 0);
-    rig_seed(1);
     rig_simulate_waiting();
-    must(mmkv_open(argv[1], &options, &first));
-    options.mode = MMKV_MODE_WRITE;
-    if (!wrong) must(mmkv_open(argv[1], &options, &second));
-    if (!wrong) {
-        rig_watch(argv[1], first);
-        use();
-        must(mmkv_close(second, 1));
-        must(mmkv_close(first, 1));
-    }
-    if (wrong) puts(wrong);
-    return wrong != NULL;
+    return with_two(argv[1], options, &first, &second, use);
 }
